@@ -1,0 +1,1 @@
+"""The agent: model, tools, environment, loop. The same one for users and for practice."""

@@ -1,0 +1,355 @@
+"""What each command of the control plane does.
+
+Reading is open to whoever may read the home folder; every act goes to the API, signed in.
+"""
+
+import argparse
+import getpass
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.control import law as articles
+from appliance.control import local_http, people, programs, show, supervisor
+from appliance.control.doctor import examine
+from appliance.control.review import review as review_of
+from appliance.control.review import summary
+from appliance.control.rounds import Rounds
+from appliance.control.steps import Ground, serving_now
+from appliance.core import audit
+from appliance.core.database import Database
+from appliance.core.errors import ConflictError, ForbiddenError, NotFoundError, UsageError
+from appliance.core.files import publish
+from appliance.core.home import Home
+from appliance.core.objects import ObjectStore
+from appliance.core.settings import fields_of, load_settings, resolve
+from policies.access import Act, require
+from policies.lifecycle import State
+
+_DOWN_TIMEOUT_S = 60.0
+_POLL_S = 0.2
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Start the appliance; its first agent key is made and kept with it."""
+    home = Home.find()
+    settings = load_settings(home)
+    if supervisor.running(home) is not None:
+        raise ConflictError(
+            f"the appliance of {home.root} is already up", next_step="espalier status"
+        )
+    home.create()
+    _require_base(home, settings.engine.base)
+    ports = supervisor.take_ports(settings)
+    Database.open(home.database).close()
+    key = _agent_key(home)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "appliance.control", "supervise"],
+        stdin=subprocess.DEVNULL,
+        stdout=(home.process_logs / "supervisor.log").open("ab"),
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **ports, "ESPALIER_HOME": str(home.root)},
+        start_new_session=not arguments.foreground,
+    )
+    try:
+        state = supervisor.wait_until_ready(home, child)
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    shown = {**_status(home, state), "openai_base_url": _url(state), "openai_api_key": key}
+    show.emit(shown, arguments.json, show.started)
+    if arguments.foreground:
+        return child.wait()
+    return 0
+
+
+def down(arguments: argparse.Namespace) -> int:
+    """End the appliance; requests under way are finished first."""
+    home = Home.find()
+    state = supervisor.running(home)
+    if state is None:
+        show.emit({"ended": False}, arguments.json, lambda _: print("the appliance is not running"))
+        return 0
+    os.kill(state["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + _DOWN_TIMEOUT_S
+    while supervisor.running(home) is not None:
+        if time.monotonic() > deadline:
+            raise ConflictError(f"the supervisor (pid {state['pid']}) does not end")
+        time.sleep(_POLL_S)
+    show.emit({"ended": True}, arguments.json, lambda _: print("ended"))
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """What is served, what runs, what waits."""
+    home = Home.find()
+    state = supervisor.running(home)
+    if state is None:
+        raise NotFoundError(f"no appliance runs in {home.root}", next_step="espalier up")
+    show.emit(_status(home, state), arguments.json, show.status)
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Every check; exit code 1 where one is not ok."""
+    findings = list(examine(Home.find()))
+    shown = [{"name": f.name, "ok": f.ok, "detail": f.detail, "mend": f.mend} for f in findings]
+    show.emit(shown, arguments.json, show.findings)
+    return 0 if all(f.ok for f in findings) else 1
+
+
+def config(arguments: argparse.Namespace) -> int:
+    """Every setting and its origin."""
+    settings, origin = resolve(Home.find())
+    shown = {
+        name: {"value": value, "from": origin.get(name, "default")}
+        for name, value in fields_of(settings).items()
+    }
+    show.emit(shown, arguments.json, show.settings)
+    return 0
+
+
+def user_add(arguments: argparse.Namespace) -> int:
+    """The first person is an admin, made by whoever owns the home; later ones by an admin."""
+    home = Home.find()
+    home.create()
+    database = Database.open(home.database)
+    actor = f"os:{getpass.getuser()}"
+    if people.count(database) == 0:
+        if arguments.role != "admin":
+            raise UsageError(f"the first person is an admin, got role {arguments.role!r}")
+    else:
+        actor, passphrase = _credential(arguments)
+        role = people.sign_in(database, name=actor, passphrase=passphrase)
+        require(role, Act.ADD_USER)
+    people.add(
+        database,
+        name=arguments.new_name,
+        role=arguments.role,
+        passphrase=_new_passphrase(arguments),
+        actor=actor,
+        at=time.time(),
+    )
+    shown = {"name": arguments.new_name, "role": arguments.role}
+    show.emit(shown, arguments.json, lambda v: print(f"{v['name']} is {v['role']}"))
+    return 0
+
+
+def law(arguments: argparse.Namespace) -> int:
+    """Show the law in force, or change it as a signed-in person."""
+    home = Home.find()
+    if arguments.what == "show":
+        entries = articles.in_force(Database.open(home.database))
+        show.emit(msgspec.to_builtins(entries), arguments.json, show.law)
+        return 0
+    if arguments.kind is None or arguments.source is None:
+        raise UsageError(
+            f"espalier law {arguments.what} KIND {'FILE' if arguments.what == 'set' else 'NAME'}"
+        )
+    if arguments.what == "repeal":
+        made = _ask(home, arguments, "DELETE", f"/law/{arguments.kind}/{arguments.source}")
+    else:
+        made = _set_law(home, arguments)
+    show.emit(made, arguments.json, lambda v: print(json.dumps(v)))
+    return 0
+
+
+def round_run(arguments: argparse.Namespace) -> int:
+    """Start a round; with --wait, until it has a verdict or waits for people."""
+    home = Home.find()
+    body = {"trajectories": arguments.trajectories, "idle_s": arguments.idle_s}
+    made = _ask(home, arguments, "POST", "/rounds", body)
+    if not arguments.wait:
+        show.emit(made, arguments.json, show.round_line)
+        return 0
+    ground = _ground(home)
+    rounds = Rounds(ground.database)
+    progress = show.Progress(quiet=arguments.json)
+    while True:
+        round_ = rounds.get(made["round"])
+        shown = summary(ground, round_)
+        progress.show(shown)
+        if round_.state.terminal or round_.state is State.AWAITING_APPROVAL:
+            break
+        if supervisor.running(home) is None:
+            raise NotFoundError(
+                "the appliance went down", next_step="espalier up; the round goes on"
+            )
+        time.sleep(_POLL_S)
+    progress.end()
+    show.emit(shown, arguments.json, show.round_line)
+    return 0
+
+
+def rounds(arguments: argparse.Namespace) -> int:
+    """Every round."""
+    ground = _ground(Home.find())
+    shown = [summary(ground, r) for r in Rounds(ground.database).all()]
+    show.emit(shown, arguments.json, show.rounds)
+    return 0
+
+
+def review(arguments: argparse.Namespace) -> int:
+    """One round, in full."""
+    ground = _ground(Home.find())
+    shown = review_of(ground, Rounds(ground.database).get(arguments.round))
+    show.emit(shown, arguments.json, show.review)
+    return 0
+
+
+def decide(arguments: argparse.Namespace) -> int:
+    """Approve or reject, as a signed-in person."""
+    body = {"decision": arguments.verb, "comment": arguments.comment}
+    if arguments.adapter:
+        body["adapter"] = arguments.adapter
+    home = Home.find()
+    shown = _ask(home, arguments, "POST", f"/rounds/{arguments.round}/decision", body)
+    show.emit(shown, arguments.json, show.round_line)
+    return 0
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Release again what was approved."""
+    shown = _ask(Home.find(), arguments, "POST", f"/rounds/{arguments.round}/release", {})
+    show.emit(shown, arguments.json, show.journal_entry)
+    return 0
+
+
+def undo(arguments: argparse.Namespace) -> int:
+    """Roll back, or kill."""
+    body = {"reason": arguments.reason}
+    shown = _ask(Home.find(), arguments, "POST", f"/{arguments.verb}", body)
+    show.emit(shown, arguments.json, show.journal_entry)
+    return 0
+
+
+def log(arguments: argparse.Namespace) -> int:
+    """The audit log."""
+    with _ground(Home.find()).database.read() as connection:
+        audit.verify(connection)
+        entries = audit.entries(connection, after=arguments.after, limit=100_000)
+    show.emit(msgspec.to_builtins(entries), arguments.json, show.audit)
+    return 0
+
+
+def _ground(home: Home) -> Ground:
+    if not home.database.exists():
+        raise NotFoundError(f"{home.root} holds no appliance", next_step="espalier up")
+    database = Database.open(home.database)
+    return Ground(home, load_settings(home), database, ObjectStore(home.objects))
+
+
+def _status(home: Home, state: dict[str, Any]) -> dict[str, Any]:
+    ground = _ground(home)
+    past = Rounds(ground.database).all()
+    return {
+        "alias": ground.settings.gateway.alias,
+        "serving": serving_now(ground),
+        "gateway": _url(state),
+        "control": f"http://{_netloc(state['control'])}",
+        "waiting_for_approval": [r.round for r in past if r.state is State.AWAITING_APPROVAL],
+        "rounds": len(past),
+        "parts": [
+            {
+                **part,
+                "healthy": (answer := supervisor.health(home, part["name"])) is not None,
+                "memory_mib": supervisor.memory_mib(part["pid"]),
+                "says": answer,
+            }
+            for part in state["parts"]
+        ],
+    }
+
+
+def _url(state: dict[str, Any]) -> str:
+    return f"http://{_netloc(state['gateway'])}/v1"
+
+
+def _netloc(address: list[Any]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _ask(
+    home: Home, arguments: argparse.Namespace, method: str, route: str, body: Any = None
+) -> Any:
+    state = supervisor.running(home)
+    if state is None:
+        raise NotFoundError(f"no appliance runs in {home.root}", next_step="espalier up")
+    credential = _credential(arguments)
+    return local_http.over_port(
+        state["control"], method, route, body, credential=credential, timeout_s=310.0
+    )
+
+
+def _credential(arguments: argparse.Namespace) -> tuple[str, str]:
+    name = arguments.name or os.environ.get("ESPALIER_AS")
+    if not name:
+        raise ForbiddenError("who are you?", next_step="--as NAME, or ESPALIER_AS")
+    if arguments.passphrase_file:
+        return name, _read_secret(arguments.passphrase_file)
+    if passphrase := os.environ.get("ESPALIER_PASSPHRASE"):
+        return name, passphrase
+    return name, getpass.getpass(f"passphrase of {name}: ")
+
+
+def _new_passphrase(arguments: argparse.Namespace) -> str:
+    if arguments.new_passphrase_file:
+        return _read_secret(arguments.new_passphrase_file)
+    first = getpass.getpass(f"a passphrase for {arguments.new_name}: ")
+    if first != getpass.getpass("again: "):
+        raise UsageError("the two passphrases differ")
+    return first
+
+
+def _read_secret(path: str) -> str:
+    try:
+        return Path(path).read_text().rstrip("\n")
+    except OSError as error:
+        raise UsageError(f"cannot read the passphrase file {path}: {error.strerror}") from error
+
+
+def _set_law(home: Home, arguments: argparse.Namespace) -> Any:
+    path = Path(arguments.source)
+    if arguments.kind == "schedule" and not path.exists():
+        text, name = arguments.source, "schedule"
+    else:
+        try:
+            text, name = path.read_text(), path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {path}: {error}") from error
+    if arguments.kind != "suite":
+        name = arguments.kind
+    route = f"/law/{arguments.kind}/{arguments.name or name}"
+    return _ask(home, arguments, "PUT", route, {"text": text})
+
+
+def _require_base(home: Home, name: str) -> None:
+    made = programs.run_now("adapter_training", "base", "list", "--json", home=home)
+    known = [base["name"] for base in made["bases"]] + [base["digest"] for base in made["bases"]]
+    if name not in known:
+        raise NotFoundError(
+            f"no base named {name!r} is registered in {home.root}",
+            next_step="espalier base make-tiny, or espalier base fetch smollm2 and "
+            'set [engine] base = "smollm2"',
+        )
+
+
+def _agent_key(home: Home) -> str:
+    """The key that `up` prints; made once, readable by the owner of the home alone."""
+    path = home.secrets / "agent.key"
+    if not path.exists():
+        made = programs.run_now(
+            "serving", "key", "add", "--team", "default", "--project", "default",
+            "--agent", "default", "--json", home=home,
+        )  # fmt: skip
+        publish(path, made["key"].encode(), mode=0o600)
+    return path.read_text()

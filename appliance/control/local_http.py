@@ -1,0 +1,101 @@
+"""A small client for our own HTTP APIs: a private Unix socket, or the control plane's port."""
+
+import base64
+import http.client
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance.core.errors import (
+    ConflictError,
+    EspalierError,
+    ForbiddenError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    UsageError,
+)
+
+_BY_STATUS: dict[int, type[EspalierError]] = {
+    400: UsageError,
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: RefusedError,
+    503: UnavailableError,
+}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def over_socket(
+    path: Path, method: str, route: str, body: Any = None, *, timeout_s: float = 60.0
+) -> Any:
+    """Ask one of our processes on its private socket; see `_ask`."""
+    return _ask(_UnixConnection(path, timeout_s), method, route, body, {}, f"socket {path.name}")
+
+
+def over_port(
+    address: Sequence[Any],
+    method: str,
+    route: str,
+    body: Any = None,
+    *,
+    credential: tuple[str, str] | None = None,
+    timeout_s: float = 60.0,
+) -> Any:
+    """Ask the control plane at (host, port), as the person of `credential` (name, passphrase)."""
+    host, port = address
+    headers = {}
+    if credential is not None:
+        pair = base64.b64encode(":".join(credential).encode()).decode()
+        headers["authorization"] = f"Basic {pair}"
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    return _ask(connection, method, route, body, headers, f"{host}:{port}")
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    method: str,
+    route: str,
+    body: Any,
+    headers: dict[str, str],
+    where: str,
+) -> Any:
+    """The parsed answer.
+
+    Raises:
+        UnavailableError: nobody listens there, or no answer in time.
+        EspalierError: the class that the status code stands for, with the server's own message.
+    """
+    payload = None if body is None else json.dumps(body)
+    try:
+        connection.request(method, route, payload, {"content-type": "application/json", **headers})
+        response = connection.getresponse()
+        data = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise UnavailableError(
+            f"nothing answers at {where}: {error}", next_step="espalier up, then espalier status"
+        ) from error
+    finally:
+        connection.close()
+    value = json.loads(data) if data else None
+    if response.status < 400:
+        return value
+    kind = _BY_STATUS.get(response.status, EspalierError)
+    detail = value.get("error", value) if isinstance(value, dict) else {"message": str(value)}
+    if not isinstance(detail, dict):
+        detail = {"message": str(detail)}
+    raise kind(str(detail.get("message")), next_step=str(detail.get("next_step", "")))

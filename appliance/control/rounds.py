@@ -1,0 +1,201 @@
+"""Rounds in the database: each transition is one transaction with its audit entry, under a lease.
+
+A worker that lost its lease (it stalled, or was thought dead) cannot commit: its fencing token is
+old. What a step makes is content-addressed, so doing it again after a crash makes the same thing.
+"""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from appliance.core import audit
+from appliance.core.database import Database
+from appliance.core.digests import Digest
+from appliance.core.errors import ConflictError, NotFoundError
+from appliance.core.tables import rounds
+from policies.lifecycle import State, move
+
+LEASE_S = 30.0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a round was asked to do, sealed when it starts."""
+
+    recipe: Digest
+    gates: Digest
+    suites: dict[str, Digest]
+    trajectories: str = "new"
+    """``new``: those that no earlier dataset holds; ``all``."""
+    idle_s: float
+    """Trajectories quiet for so long are sealed before curation."""
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One row."""
+
+    round: int
+    state: State
+    verdict: str | None
+    reason: str
+    authors: tuple[str, ...]
+    order: Order
+    champion: Digest | None
+    dataset: Digest | None
+    adapter: Digest | None
+    scorecard: Digest | None
+    fencing: int
+    created_at: float
+    changed_at: float
+
+
+class Rounds:
+    """The table of rounds, and the only code that writes it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, *, authors: tuple[str, ...], order: Order, actor: str, at: float) -> Round:
+        """Start a round; a worker picks it up.
+
+        Raises:
+            ConflictError: another round is still under way (a round waiting for people counts).
+        """
+        row = {
+            "state": State.CREATED,
+            "reason": "",
+            "authors": msgspec.json.encode(authors).decode(),
+            "order": msgspec.json.encode(order).decode(),
+            "lease_until": 0.0,
+            "fencing": 0,
+            "created_at": at,
+            "changed_at": at,
+        }
+        with self._database.write() as connection:
+            under_way = connection.execute(
+                sa.select(rounds.c.round).where(
+                    rounds.c.state.in_([str(s) for s in State if not s.terminal])
+                )
+            ).first()
+            if under_way:
+                raise ConflictError(
+                    f"round {under_way.round} is still under way",
+                    next_step=f"espalier review {under_way.round}, or espalier reject it",
+                )
+            number = connection.execute(
+                sa.insert(rounds).values(row).returning(rounds.c.round)
+            ).scalar_one()
+            audit.record(
+                connection,
+                actor=actor,
+                act="round.create",
+                subject=str(number),
+                at=at,
+                authors=list(authors),
+            )
+        return self.get(number)
+
+    def get(self, number: int) -> Round:
+        """One round.
+
+        Raises:
+            NotFoundError: there is none of that number.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(rounds).where(rounds.c.round == number)).first()
+        if row is None:
+            raise NotFoundError(f"no round {number}", next_step="espalier rounds")
+        return _round(row)
+
+    def all(self) -> list[Round]:
+        """Every round, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(rounds).order_by(rounds.c.round.desc())).all()
+        return [_round(row) for row in rows]
+
+    def lease(self, number: int, *, owner: str, at: float) -> Round | None:
+        """Take the round for `LEASE_S`, with a new fencing token; None while another holds it."""
+        with self._database.write() as connection:
+            taken = connection.execute(
+                sa.update(rounds)
+                .where(
+                    rounds.c.round == number,
+                    sa.or_(rounds.c.lease_until < at, rounds.c.lease_owner == owner),
+                )
+                .values(lease_owner=owner, lease_until=at + LEASE_S, fencing=rounds.c.fencing + 1)
+            ).rowcount
+        return self.get(number) if taken else None
+
+    def renew(self, round_: Round, *, at: float) -> None:
+        """Hold the lease for another `LEASE_S`.
+
+        Raises:
+            ConflictError: somebody else took it in between.
+        """
+        with self._database.write() as connection:
+            renewed = connection.execute(
+                sa.update(rounds)
+                .where(rounds.c.round == round_.round, rounds.c.fencing == round_.fencing)
+                .values(lease_until=at + LEASE_S)
+            ).rowcount
+        if not renewed:
+            raise ConflictError(f"round {round_.round}: another worker took the lease")
+
+    def advance(
+        self, round_: Round, to: State, *, actor: str, at: float, reason: str = "", **made: Any
+    ) -> Round:
+        """Move a round on, in one transaction with its audit entry.
+
+        `made` sets columns (dataset, adapter, scorecard, champion).
+
+        Raises:
+            RefusedError: no such transition in the life cycle.
+            ConflictError: the round is no longer in that state, or the lease was lost.
+        """
+        move(round_.state, to)
+        values = {"state": str(to), "reason": reason, "changed_at": at, **made}
+        if to.terminal:
+            values["verdict"] = str(to)
+        with self._database.write() as connection:
+            moved = connection.execute(
+                sa.update(rounds)
+                .where(
+                    rounds.c.round == round_.round,
+                    rounds.c.state == str(round_.state),
+                    rounds.c.fencing == round_.fencing,
+                )
+                .values(values)
+            ).rowcount
+            if not moved:
+                raise ConflictError(
+                    f"round {round_.round} moved on without this worker "
+                    f"(fencing token {round_.fencing})"
+                )
+            audit.record(
+                connection,
+                actor=actor,
+                act=f"round.{to}",
+                subject=str(round_.round),
+                at=at,
+                reason=reason,
+                **made,
+            )
+        return self.get(round_.round)
+
+
+def _round(row: Any) -> Round:
+    return Round(
+        round=row.round,
+        state=State(row.state),
+        verdict=row.verdict,
+        reason=row.reason,
+        authors=tuple(msgspec.json.decode(row.authors)),
+        order=msgspec.json.decode(row.order, type=Order),
+        champion=row.champion,
+        dataset=row.dataset,
+        adapter=row.adapter,
+        scorecard=row.scorecard,
+        fencing=row.fencing,
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+    )

@@ -1,0 +1,194 @@
+"""How the command line shows things: one JSON value, or text for people."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from appliance.core.digests import short
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+def emit(value: Any, as_json: bool, text: Callable[[Any], None]) -> None:
+    """One line of JSON, or `text(value)`."""
+    if as_json:
+        print(json.dumps(value), flush=True)
+    else:
+        text(value)
+
+
+def started(value: Any) -> None:
+    """What an agent needs, then what runs."""
+    status(value)
+    print(f"\nexport OPENAI_BASE_URL={value['openai_base_url']}")
+    print(f"export OPENAI_API_KEY={value['openai_api_key']}")
+    print(f'# model="{value["alias"]}"')
+
+
+def status(value: Any) -> None:
+    """What is served, each part, what waits."""
+    print(f"{value['alias']} means {_adapter(value['serving'])}   gateway {value['gateway']}")
+    table = _table("part", "what it is", "state", "memory")
+    for part in value["parts"]:
+        state = "answers" if part["healthy"] else "does not answer"
+        memory = "" if part["memory_mib"] is None else f"{part['memory_mib']:,.0f} MiB"
+        table.add_row(part["name"], part["what"], f"{state}, pid {part['pid']}", memory)
+    _console.print(table)
+    for number in value["waiting_for_approval"]:
+        print(f"round {number} waits for approval: espalier review {number}")
+
+
+def findings(value: Any) -> None:
+    """One line a check."""
+    table = _table("check", "", "found", "mend")
+    for finding in value:
+        table.add_row(
+            finding["name"], "ok" if finding["ok"] else "WRONG", finding["detail"], finding["mend"]
+        )
+    _console.print(table)
+
+
+def settings(value: Any) -> None:
+    """One line a setting."""
+    table = _table("setting", "value", "from")
+    for name, entry in value.items():
+        table.add_row(name, json.dumps(entry["value"]), entry["from"])
+    _console.print(table)
+
+
+def law(value: Any) -> None:
+    """One line an article."""
+    table = _table("kind", "name", "digest", "by", "since")
+    for entry in value:
+        table.add_row(
+            entry["kind"], entry["name"], short(entry["object"]), entry["actor"], _when(entry["at"])
+        )
+    _console.print(table)
+
+
+def round_line(value: Any) -> None:
+    """One round in a line or two."""
+    print(f"round {value['round']}: {value['state']}  {value['reason']}")
+    if value["state"] == "awaiting_approval":
+        number = value["round"]
+        print(f"  next: espalier review {number}, then espalier approve {number} --as NAME")
+
+
+def rounds(value: Any) -> None:
+    """One line a round."""
+    table = _table("round", "state", "adapter", "authors", "changed", "reason")
+    for entry in value:
+        table.add_row(
+            str(entry["round"]),
+            entry["state"],
+            _adapter(entry["adapter"]) if entry["adapter"] else "",
+            ", ".join(entry["authors"]),
+            _when(entry["changed_at"]),
+            entry["reason"],
+        )
+    _console.print(table)
+
+
+def review(value: Any) -> None:
+    """A round as a person signs for it: change, gates, suites, data, decisions."""
+    print(f"round {value['round']}: {value['state']}  {value['reason']}")
+    print(f"  {_adapter(value['champion'])} → {_adapter(value['adapter'])}")
+    print(f"  authors: {', '.join(value['authors'])}")
+    if data := value["data"]:
+        print(
+            f"  data: {data['examples']} examples of {data['trajectories']} trajectories, "
+            f"{data['excluded']} left out, label {data['label']}, dataset {short(data['dataset'])}"
+        )
+    if value["scorecard"]:
+        _console.print(_suites(value["scorecard"]["suites"]))
+    for gate in (value["gates"] or {}).get("results", []):
+        print(f"  [{gate['outcome']}] {gate['gate']}: {gate['reason']}")
+    for decision in value["decisions"]:
+        print(f"  {decision['approver']}: {decision['decision']}  {decision['comment']}")
+
+
+def journal_entry(value: Any) -> None:
+    """What the alias means now."""
+    took = f", {value['milliseconds']:.1f} ms" if "milliseconds" in value else ""
+    print(
+        f"the alias means {_adapter(value.get('adapter'))} "
+        f"(generation {value.get('generation')}{took})"
+    )
+
+
+def audit(value: Any) -> None:
+    """One line an act."""
+    table = _table("#", "when", "who", "act", "subject", "detail")
+    for entry in value:
+        table.add_row(
+            str(entry["sequence"]),
+            _when(entry["at"]),
+            entry["actor"],
+            entry["act"],
+            entry["subject"][:40],
+            json.dumps(entry["detail"])[:120],
+        )
+    _console.print(table)
+
+
+class Progress:
+    """A round's state, its step's progress and time left, on one line of stderr."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._last = ""
+        self._started = time.monotonic()
+
+    def show(self, value: Any) -> None:
+        """Redraw where something changed."""
+        step = value["progress"] if value["state"] == "training" else None
+        left = f"  step {step['step']}/{step['total']}, {step['eta_s']:.0f} s left" if step else ""
+        line = f"round {value['round']}: {value['state']}{left}"
+        if not self._quiet and line != self._last:
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        self._last = line
+
+    def end(self) -> None:
+        """Leave the line."""
+        if not self._quiet:
+            print(f"  ({time.monotonic() - self._started:.1f} s)", file=sys.stderr)
+
+
+def _suites(suites: Any) -> Table:
+    table = _table(
+        "suite", "kind", "items", "champion", "candidate", "Δ", "95 % bounds", "could see"
+    )
+    for suite in suites:
+        items = suite["num_items"] or 1
+        table.add_row(
+            suite["suite"],
+            suite["kind"],
+            str(suite["num_items"]),
+            f"{suite['champion_passed'] / items:.3f}",
+            f"{suite['candidate_passed'] / items:.3f}",
+            f"{suite['delta']:+.3f}",
+            f"[{suite['lower_95']:+.3f}, {suite['upper_95']:+.3f}]",
+            f"{suite['smallest_effect']:.3f}",
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _adapter(digest: str | None) -> str:
+    return short(digest) if digest else "the base"
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,265 @@
+"""What a round does in each state. A step may run again after a crash: what it makes is addressed
+by its content, so it makes the same thing, or finds it made.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from appliance.control import local_http, programs
+from appliance.control.programs import ProgramError
+from appliance.control.rounds import Round
+from appliance.core.database import Database
+from appliance.core.digests import Digest
+from appliance.core.errors import NotApprovedError
+from appliance.core.home import Home
+from appliance.core.objects import ObjectStore
+from appliance.core.records import Approval, Scorecard, decode
+from appliance.core.settings import Settings
+from appliance.core.tables import approvals, releases
+from policies.gates import parse_gates
+from policies.judging import judge
+from policies.lifecycle import State
+from policies.quorum import require_quorum
+
+SYSTEM = "espalier"
+"""The actor of what nobody in particular did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Where a step leads: the state, why, and what it made."""
+
+    state: State
+    reason: str = ""
+    made: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What steps work on."""
+
+    home: Home
+    settings: Settings
+    database: Database
+    store: ObjectStore
+
+    def work(self, round_: Round) -> Path:
+        """The round's folder: its law as files, its programs' output, checkpoints."""
+        work = self.home.rounds / str(round_.round)
+        work.mkdir(parents=True, exist_ok=True)
+        return work
+
+
+def collect(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
+    """Seal what has been quiet long enough, once everything in the log has been taken in."""
+    on_wait()
+    local_http.over_socket(
+        ground.home.socket("collectors"), "POST", "/flush", {"idle_s": round_.order.idle_s}
+    )
+    return Next(State.CURATING, made={"champion": serving_now(ground)})
+
+
+def curate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
+    """Seal the dataset."""
+    made = _run(
+        ground,
+        round_,
+        on_wait,
+        "collectors",
+        "curate",
+        "--recipe",
+        str(_law_file(ground, round_, round_.order.recipe, "recipe.toml")),
+        "--trajectories",
+        round_.order.trajectories,
+        "--round",
+        str(round_.round),
+    )
+    if made["examples"] == 0:
+        why = ", ".join(f"{n} {reason}" for reason, n in sorted(made["excluded"].items()))
+        return Next(State.FAILED, f"nothing to train on: {why or 'no sealed trajectories'}")
+    return Next(State.TRAINING, made={"dataset": made["dataset"]})
+
+
+def train(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
+    """Grow the adapter from the champion."""
+    parent = ["--parent", round_.champion] if round_.champion else []
+    made = _run(
+        ground,
+        round_,
+        on_wait,
+        "adapter_training",
+        "train",
+        "--dataset",
+        str(round_.dataset),
+        "--recipe",
+        str(_law_file(ground, round_, round_.order.recipe, "recipe.toml")),
+        "--work",
+        str(ground.work(round_)),
+        *parent,
+    )
+    return Next(State.EVALUATING, made={"adapter": made["adapter"]})
+
+
+def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
+    """Compare with the champion on every suite, and let the gates judge."""
+    suites = ground.work(round_) / "suites"
+    suites.mkdir(exist_ok=True)
+    for name, digest in round_.order.suites.items():
+        _law_file(ground, round_, digest, f"suites/{name}.jsonl")
+    champion = ["--champion", round_.champion] if round_.champion else []
+    made = _run(
+        ground,
+        round_,
+        on_wait,
+        "appliance.evaluation",
+        "run",
+        "--candidate",
+        str(round_.adapter),
+        "--suites",
+        str(suites),
+        "--dataset",
+        str(round_.dataset),
+        "--work",
+        str(ground.work(round_)),
+        *champion,
+    )
+    scorecard = decode(ground.store.get(made["scorecard"]), Scorecard)
+    gates = parse_gates(ground.store.get(round_.order.gates).decode())
+    verdict = judge(scorecard, gates)
+    (ground.work(round_) / "verdict.json").write_bytes(msgspec.json.encode(verdict))
+    state = {
+        "pass": State.AWAITING_APPROVAL,
+        "refused": State.REFUSED,
+        "inconclusive": State.INCONCLUSIVE,
+    }[verdict.verdict]
+    return Next(state, verdict.reason, made={"scorecard": made["scorecard"]})
+
+
+def await_approval(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next | None:
+    """None while people are still thinking."""
+    on_wait()
+    cast = approvals_of(ground.database, round_.round)
+    if rejected := [a for a in cast if a.decision == "reject"]:
+        return Next(State.REJECTED, f"{rejected[0].approver}: {rejected[0].comment}")
+    try:
+        require_release(ground, round_, at=time.time())
+    except NotApprovedError as error:
+        if time.time() - round_.changed_at > ground.settings.round.approval_hours * 3600:
+            return Next(State.FAILED, f"nobody decided in time: {error.message}")
+        return None
+    return Next(State.RELEASING)
+
+
+def release(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
+    """Ask serving to verify, prepare, probe and move the alias."""
+    on_wait()
+    ask_release(ground, round_, actor=SYSTEM)
+    return Next(State.RELEASED)
+
+
+STEPS: dict[State, Callable[[Ground, Round, Callable[[], None]], Next | None]] = {
+    State.CREATED: lambda *_: Next(State.COLLECTING),
+    State.COLLECTING: collect,
+    State.CURATING: curate,
+    State.TRAINING: train,
+    State.EVALUATING: evaluate,
+    State.AWAITING_APPROVAL: await_approval,
+    State.RELEASING: release,
+}
+
+
+def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approval]:
+    """The approvals of this round's adapter, if they are enough.
+
+    Raises:
+        NotApprovedError: they are not.
+    """
+    if round_.adapter is None or round_.scorecard is None:
+        raise NotApprovedError(f"round {round_.round} has no evaluated adapter")
+    cast = approvals_of(ground.database, round_.round)
+    gates = parse_gates(ground.store.get(round_.order.gates).decode())
+    require_quorum(
+        cast,
+        adapter=round_.adapter,
+        authors=round_.authors,
+        needed=gates.quorum,
+        now=at,
+        valid_s=ground.settings.round.approval_hours * 3600,
+    )
+    return cast
+
+
+def ask_release(ground: Ground, round_: Round, *, actor: str) -> dict[str, Any]:
+    """One release request to serving, which checks everything again before traffic."""
+    cast = require_release(ground, round_, at=time.time())
+    current = local_http.over_socket(ground.home.socket("serving"), "GET", "/releases")
+    answer: dict[str, Any] = local_http.over_socket(
+        ground.home.socket("serving"),
+        "POST",
+        "/release",
+        {
+            "round": round_.round,
+            "adapter": round_.adapter,
+            "expected_generation": current["generation"],
+            "approvals": [a.digest for a in cast],
+            "actor": actor,
+        },
+        timeout_s=300.0,
+    )
+    return answer
+
+
+def approvals_of(database: Database, number: int) -> list[Approval]:
+    """Every decision about this round."""
+    with database.read() as connection:
+        rows = connection.execute(
+            sa.select(approvals.c.record).where(approvals.c.round == number)
+        ).all()
+    return [decode(row.record, Approval) for row in rows]
+
+
+def serving_now(ground: Ground) -> Digest | None:
+    """The adapter that the alias means; None is the base."""
+    with ground.database.read() as connection:
+        row = connection.execute(
+            sa.select(releases.c.adapter)
+            .where(releases.c.alias == ground.settings.gateway.alias)
+            .order_by(releases.c.generation.desc())
+            .limit(1)
+        ).first()
+    return row.adapter if row else None
+
+
+def _law_file(ground: Ground, round_: Round, digest: Digest, name: str) -> Path:
+    path = ground.work(round_) / name
+    path.write_bytes(ground.store.get(digest))
+    return path
+
+
+def _run(
+    ground: Ground, round_: Round, on_wait: Callable[[], None], module: str, verb: str, *rest: str
+) -> dict[str, Any]:
+    threads = ground.settings.gpu.trainer_threads if module == "adapter_training" else 1
+    made = programs.run(
+        module,
+        verb,
+        "--home",
+        str(ground.home.root),
+        "--json",
+        *rest,
+        home=ground.home,
+        work=ground.work(round_),
+        name=verb,
+        threads=threads,
+        on_wait=on_wait,
+    )
+    if not made:
+        raise ProgramError(f"{module} {verb} made nothing: {json.dumps(made)}")
+    return made

@@ -1,0 +1,243 @@
+"""Starts the appliance's processes, restarts the ones that die, ends them together.
+
+Not here: what each process does. They meet through records and sockets, never through us.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance.control import local_http, programs
+from appliance.core.errors import ConflictError, EspalierError, UnavailableError
+from appliance.core.files import publish
+from appliance.core.home import Home
+from appliance.core.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+_BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_GRACE_S = 15.0
+START_TIMEOUT_S = 120.0
+
+
+@dataclass(slots=True)
+class Part:
+    """One process of the appliance."""
+
+    name: str
+    module: str
+    what: str
+    child: "subprocess.Popen[bytes] | None" = None
+    restarts: int = 0
+    start_after: float = 0.0
+    started_at: float = field(default=0.0)
+
+
+def parts(settings: Settings) -> list[Part]:
+    """In the order that they start; ended in reverse."""
+    log_kind = "real: Apache Kafka" if settings.log.kind == "kafka" else "embedded log"
+    return [
+        Part("engine", "appliance.inference", f"{settings.engine.kind} engine"),
+        Part("collectors", "collectors", f"assembly on the {log_kind}"),
+        Part("serving", "serving", "gateway and releases"),
+        Part("control", "appliance.control", "rounds and API (embedded database: SQLite)"),
+    ]
+
+
+class Supervisor:
+    """Runs until SIGTERM or SIGINT."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._settings = load_settings(home)
+        self._parts = parts(self._settings)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Start everything, keep it running, end it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        try:
+            while not self._stop.is_set():
+                changed = [self._tend(part) for part in self._parts]
+                if any(changed):
+                    self._write_state()
+                self._stop.wait(_TICK_S)
+        finally:
+            self._end()
+
+    def _tend(self, part: Part) -> bool:
+        """Start the part if it does not run and its time has come; whether anything changed."""
+        if part.child is not None:
+            code = part.child.poll()
+            if code is None:
+                return False
+            log.warning("%s ended with %d", part.name, code)
+            # A part that ran for a minute has earned a fresh start.
+            part.restarts = 0 if time.monotonic() - part.started_at > 60 else part.restarts + 1
+            part.start_after = (
+                time.monotonic() + _BACKOFF_S[min(part.restarts, len(_BACKOFF_S) - 1)]
+            )
+            part.child = None
+            return True
+        if time.monotonic() < part.start_after:
+            return False
+        threads = self._settings.engine.threads if part.name == "engine" else 1
+        part.child = programs.start(
+            part.module,
+            "serve",
+            "--home",
+            str(self._home.root),
+            home=self._home,
+            log=self._home.process_logs / f"{part.name}.log",
+            threads=threads,
+        )
+        part.started_at = time.monotonic()
+        return True
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "gateway": [self._settings.gateway.host, self._settings.gateway.port],
+            "control": [self._settings.control.host, self._settings.control.port],
+            "parts": [
+                {
+                    "name": p.name,
+                    "what": p.what,
+                    "pid": p.child.pid if p.child else None,
+                    "restarts": p.restarts,
+                }
+                for p in self._parts
+            ],
+        }
+        publish(state_file(self._home), json.dumps(state).encode())
+
+    def _end(self) -> None:
+        for part in reversed(self._parts):
+            if part.child is None or part.child.poll() is not None:
+                continue
+            part.child.terminate()
+            try:
+                part.child.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not end in %.0f s and is killed", part.name, _GRACE_S)
+                part.child.kill()
+                part.child.wait()
+        state_file(self._home).unlink(missing_ok=True)
+
+
+def state_file(home: Home) -> Path:
+    """Where a running supervisor says what it started."""
+    return home.run / "appliance.json"
+
+
+def running(home: Home) -> dict[str, Any] | None:
+    """The state that a live supervisor wrote; None when the appliance is down."""
+    try:
+        state: dict[str, Any] = json.loads(state_file(home).read_bytes())
+        os.kill(state["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    return state
+
+
+def take_ports(settings: Settings) -> dict[str, str]:
+    """Environment overrides with real ports where the settings say 0.
+
+    Raises:
+        ConflictError: a port that the settings name is in use.
+    """
+    chosen = {}
+    held = []
+    for name, section in (("GATEWAY", settings.gateway), ("CONTROL", settings.control)):
+        listener = socket.socket(socket.AF_INET6 if ":" in section.host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.append(listener)
+        try:
+            listener.bind((section.host, section.port))
+        except OSError as error:
+            raise ConflictError(
+                f"port {section.port} on {section.host} cannot be had: {error.strerror}",
+                next_step=f"set [{name.lower()}] port in espalier.toml (0 takes a free one), "
+                f"or ESPALIER__{name}__PORT",
+            ) from error
+        chosen[f"ESPALIER__{name}__PORT"] = str(listener.getsockname()[1])
+    for listener in held:
+        listener.close()
+    return chosen
+
+
+def health(home: Home, name: str) -> dict[str, Any] | None:
+    """What a part says of itself; None while it does not answer."""
+    try:
+        if name == "control":
+            state = running(home)
+            if state is None:
+                return None
+            answer = local_http.over_port(state["control"], "GET", "/livez", timeout_s=2.0)
+        else:
+            answer = local_http.over_socket(home.socket(name), "GET", "/health", timeout_s=2.0)
+    except EspalierError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def wait_until_ready(home: Home, process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """The state, once every part answers.
+
+    Raises:
+        UnavailableError: a part did not come up; names it and its log.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        state = running(home)
+        if process.poll() is not None:
+            raise UnavailableError(
+                "the supervisor ended", next_step=f"read {home.process_logs / 'supervisor.log'}"
+            )
+        if state is not None:
+            if all(health(home, part["name"]) is not None for part in state["parts"]):
+                return state
+            if failing := next((p["name"] for p in state["parts"] if p["restarts"] >= 3), None):
+                break
+        time.sleep(0.1)
+    else:
+        failing = next(
+            (
+                p["name"]
+                for p in (running(home) or {}).get("parts", [])
+                if health(home, p["name"]) is None
+            ),
+            "supervisor",
+        )
+    raise UnavailableError(
+        f"{failing} does not come up: {_last_line(home, failing)}",
+        next_step=f"read {home.process_logs / failing}.log, then espalier doctor",
+    )
+
+
+def _last_line(home: Home, name: str) -> str:
+    try:
+        lines = (home.process_logs / f"{name}.log").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return "it wrote no log"
+    return next((line for line in reversed(lines) if line.strip()), "its log is empty")
+
+
+def memory_mib(pid: int | None) -> float | None:
+    """Resident memory of a process, in MiB; None where it is gone."""
+    try:
+        with Path(f"/proc/{pid}/status").open() as status:
+            line = next(row for row in status if row.startswith("VmRSS:"))
+    except (OSError, StopIteration):
+        return None
+    return int(line.split()[1]) / 1024

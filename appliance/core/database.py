@@ -1,0 +1,98 @@
+"""The database: SQLite with WAL and synchronous=FULL, its schema made by Alembic."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from appliance.core.errors import UnavailableError
+
+_BUSY_TIMEOUT_MS = 30_000
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """One SQLite file. `read` and `write` give a connection in a transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.QueuePool, pool_size=8)
+        event.listen(self.engine, "connect", _configure)
+
+    @classmethod
+    def open(cls, path: Path) -> "Database":
+        """Open the file, bringing its schema up to this version."""
+        database = cls(path)
+        database._migrate()
+        return database
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection that sees one snapshot."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One write transaction, exclusive from its start; committed unless an error leaves it.
+
+        Raises:
+            UnavailableError: the disk is full or the file cannot be written; nothing changed.
+        """
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.rollback()
+                    raise
+                connection.commit()
+        except sa.exc.OperationalError as error:
+            raise UnavailableError(
+                f"the database {self.path} cannot be written: {error.orig}",
+                next_step="check free space with: espalier doctor",
+            ) from error
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            current = MigrationContext.configure(connection).get_current_revision()
+            connection.rollback()
+        if current == head:
+            return
+        # Two processes may start at once: the second waits here and then finds nothing to do.
+        with self.write() as connection:
+            if MigrationContext.configure(connection).get_current_revision() == head:
+                return
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _configure(connection: "sa.engine.interfaces.DBAPIConnection", _: object) -> None:
+    # We say BEGIN ourselves; sqlite3's own implicit transactions would begin too late.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()

@@ -1,0 +1,211 @@
+"""Every table of the database, in one place. Alembic's migrations make them (core/migrations).
+
+Times are UTC seconds since the epoch. Digests are text. `record` columns hold a record's JSON.
+"""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# --- collectors -----------------------------------------------------------------------------
+
+consumed = sa.Table(
+    "consumed",
+    metadata,
+    sa.Column("collector", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),
+)
+"""Events whose effect is in the database; written in the same transaction, it drops duplicates."""
+
+turns = sa.Table(
+    "turns",
+    metadata,
+    sa.Column("turn_id", sa.Text, primary_key=True),
+    sa.Column("choice", sa.Integer, primary_key=True),
+    sa.Column("trajectory_id", sa.Text, nullable=False, index=True),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("session", sa.Text, index=True),
+    sa.Column("adapter", sa.Text, index=True),
+    sa.Column("num_end_ids", sa.Integer),
+    sa.Column("end_ids", sa.Text),
+    sa.Column("end_text", sa.Text),
+    sa.Column("record", sa.LargeBinary),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Index("ix_turns_end_ids", "key_id", "end_ids"),
+    sa.Index("ix_turns_end_text", "key_id", "end_text"),
+)
+"""`record` is the turn's compressed JSON until it is sealed into its trajectory's object.
+
+`end_ids` and `end_text` are digests of prompt and answer, for joining turns without a session.
+"""
+
+trajectories = sa.Table(
+    "trajectories",
+    metadata,
+    sa.Column("trajectory_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("team", sa.Text, nullable=False),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("tier", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("task", sa.Text),
+    sa.Column("family", sa.Text),
+    sa.Column("num_turns", sa.Integer, nullable=False),
+    sa.Column("adapter", sa.Text),
+    sa.Column("object", sa.Text),
+    sa.Column("part", sa.Text, index=True),
+    sa.Column("last_turn_at", sa.Float, nullable=False, index=True),
+    sa.Column("changed_at", sa.Float, nullable=False, index=True),
+    sa.Column("sealed_at", sa.Float),
+)
+"""`state` is ``open``, ``ending`` (its end was announced) or ``sealed``; the highest version is
+the current one. `part` names the Parquet files that hold a sealed version; `changed_at` is when
+the collectors last took something of it, from which idleness is counted."""
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("feedback_id", sa.Text, primary_key=True),
+    sa.Column("turn_id", sa.Text, index=True),
+    sa.Column("trajectory_id", sa.Text, index=True),
+    sa.Column("session", sa.Text, index=True),
+    sa.Column("reference", sa.Text, index=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("round", sa.Integer),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+# --- adapter_training -----------------------------------------------------------------------
+
+adapters = sa.Table(
+    "adapters",
+    metadata,
+    sa.Column("content", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False, unique=True),
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("parent", sa.Text),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+# --- serving --------------------------------------------------------------------------------
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("key_hash", sa.Text, nullable=False, unique=True),
+    sa.Column("team", sa.Text, nullable=False),
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("exact", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float),
+)
+"""Agents' keys: 256 random bits, stored as SHA-256. `exact` permits @sha256:… and @base."""
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("alias", sa.Text, primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("adapter", sa.Text),
+    sa.Column("previous", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""Append-only journal. The primary key is the compare-and-set: generation N + 1 exists once."""
+
+# --- control --------------------------------------------------------------------------------
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("passphrase_hash", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+law = sa.Table(
+    "law",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""What rounds are made and judged by: recipe, gates, suites, schedule. The last entry of a
+(kind, name) is in force; whoever wrote it is an author of every round that it governs."""
+
+rounds = sa.Table(
+    "rounds",
+    metadata,
+    sa.Column("round", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("verdict", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("authors", sa.Text, nullable=False),
+    sa.Column("order", sa.Text, nullable=False),
+    sa.Column("champion", sa.Text),
+    sa.Column("dataset", sa.Text),
+    sa.Column("adapter", sa.Text),
+    sa.Column("scorecard", sa.Text),
+    sa.Column("lease_owner", sa.Text),
+    sa.Column("lease_until", sa.Float, nullable=False, default=0.0),
+    sa.Column("fencing", sa.Integer, nullable=False, default=0),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False),
+)
+"""`authors` is a JSON list of people. `order` is a JSON object of what was asked for and the digests
+of the law in force, sealed when the round starts."""
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, nullable=False, index=True),
+    sa.Column("adapter", sa.Text, nullable=False, index=True),
+    sa.Column("approver", sa.Text, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.UniqueConstraint("round", "adapter", "approver"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("act", sa.Text, nullable=False, index=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("chain", sa.Text, nullable=False),
+)
+"""Append-only. `chain` is the digest of this entry and the one before it."""

@@ -1,0 +1,1 @@
+"""Where untrusted code runs. What it prints is not the verdict: outputs leave, others decide."""

@@ -1,0 +1,1 @@
+"""Collectors: import files, assembly of turns into trajectories, the lake, datasets."""

@@ -1,0 +1,129 @@
+"""The quorum: different people, not the author, this digest, in time, nobody against."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.core.digests import Digest, digest_bytes
+from appliance.core.errors import NotApprovedError, PolicyError
+from appliance.core.records import Approval
+from policies.quorum import require_quorum
+
+ADAPTER = digest_bytes(b"adapter")
+OTHER = digest_bytes(b"another adapter")
+NOW = 1_000_000.0
+DAY = 86_400.0
+
+
+def approval(
+    approver: str, *, adapter: Digest = ADAPTER, decision: str = "approve", age_s: float = 60.0
+) -> Approval:
+    return Approval(
+        round=1,
+        adapter=adapter,
+        scorecard=digest_bytes(b"scorecard"),
+        approver=approver,
+        decision=decision,  # type: ignore[arg-type]
+        comment="",
+        at=NOW - age_s,
+    )
+
+
+def require(*approvals: Approval, needed: int = 2) -> None:
+    require_quorum(
+        approvals, adapter=ADAPTER, authors={"olga"}, needed=needed, now=NOW, valid_s=DAY
+    )
+
+
+def test_two_different_people_are_enough() -> None:
+    require(approval("ann"), approval("ben"))
+
+
+def test_one_person_twice_counts_once() -> None:
+    with pytest.raises(NotApprovedError, match="1 of 2 approvals"):
+        require(approval("ann", age_s=90.0), approval("ann"))
+
+
+def test_the_author_does_not_count() -> None:
+    with pytest.raises(NotApprovedError, match=r"1 of 2 approvals.*1 by the round's author"):
+        require(approval("ann"), approval("olga"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (approval("ben", adapter=OTHER), "1 of 2 approvals"),
+        (approval("ben", age_s=DAY + 1), "1 expired"),
+        (approval("ben", age_s=-5.0), "1 of 2 approvals"),
+        (approval("cyd", decision="reject"), "was rejected by cyd"),
+        (approval("olga", decision="reject"), "was rejected by olga"),
+        (approval("ann", decision="reject", age_s=DAY * 9), "was rejected by ann"),
+    ],
+    ids=["other digest", "expired", "from the future", "reject", "author rejects", "old reject"],
+)
+def test_what_does_not_add_up(extra: Approval, says: str) -> None:
+    with pytest.raises(NotApprovedError, match=says):
+        require(approval("ann"), extra)
+
+
+def test_one_rejection_outweighs_a_full_quorum() -> None:
+    with pytest.raises(NotApprovedError, match="rejected by cyd"):
+        require(approval("ann"), approval("ben"), approval("cyd", decision="reject"))
+
+
+def test_a_rejection_of_another_adapter_is_not_about_this_one() -> None:
+    require(approval("ann"), approval("ben"), approval("cyd", adapter=OTHER, decision="reject"))
+
+
+def test_a_quorum_of_zero_is_an_error_not_a_setting() -> None:
+    with pytest.raises(PolicyError, match="at least 1, got 0"):
+        require(needed=0)
+
+
+def test_a_round_without_an_author_is_an_error() -> None:
+    with pytest.raises(PolicyError, match="name its author"):
+        require_quorum(
+            [approval("ann")], adapter=ADAPTER, authors=set(), needed=1, now=NOW, valid_s=DAY
+        )
+
+
+def test_the_error_explains_itself() -> None:
+    with pytest.raises(NotApprovedError) as caught:
+        require()
+    assert caught.value.next_step.startswith("another signed-in person")
+
+
+PEOPLE = st.sampled_from(["ann", "ben", "cyd", "olga", "otto"])
+
+
+@given(
+    cast=st.lists(
+        st.builds(
+            approval,
+            PEOPLE,
+            adapter=st.sampled_from([ADAPTER, OTHER]),
+            decision=st.sampled_from(["approve", "approve", "approve", "reject"]),
+            age_s=st.sampled_from([0.0, DAY, DAY + 1, -1.0]),
+        ),
+        max_size=8,
+    ),
+    needed=st.integers(1, 4),
+)
+def test_whatever_was_cast_the_rule_is_the_sentence(cast: list[Approval], needed: int) -> None:
+    """Against the rule written a second time, as one count over people."""
+    about_this = [a for a in cast if a.adapter == ADAPTER]
+    yes = {
+        person
+        for person in ("ann", "ben", "cyd")  # olga and otto are authors
+        if any(a.approver == person and a.decision == "approve" and a.at in (NOW, NOW - DAY)
+               for a in about_this)
+    }  # fmt: skip
+    lawful = len(yes) >= needed and all(a.decision == "approve" for a in about_this)
+    try:
+        require_quorum(
+            cast, adapter=ADAPTER, authors=("olga", "otto"), needed=needed, now=NOW, valid_s=DAY
+        )
+    except NotApprovedError:
+        assert not lawful
+    else:
+        assert lawful
