@@ -1,12 +1,12 @@
 """How rows lie in a forward pass.
 
 Agents' rows share long beginnings: a system prompt, few-shot turns, the earlier turns of the same
-conversation. A pack lays its rows out as a tree in which every distinct prefix stands once: a
-token's position is its depth, and it attends to its ancestors only. The result is that of flat
-rows, for fewer tokens (tests/adapter_training/test_layout.py compares loss and gradient).
+conversation. Rows are laid out as a tree in which every distinct prefix stands once: a token's
+position is its depth, and it attends to its ancestors only. The result is that of flat rows, for
+fewer tokens and without padding (tests/adapter_training/test_layout.py compares loss and gradient).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -14,142 +14,136 @@ from numpy.typing import NDArray
 
 from adapter_training.rows import Ints, Row
 
-PACK_TOKENS = 384
-"""A pack holds at most so many tokens, or one longer row: attention costs the square of it."""
+# Branches in one group have at least this share of the longest one's length: the rest is padding.
+_EVENNESS = 0.6
 
 
-class Pack(msgspec.Struct, frozen=True, kw_only=True):
-    """Some rows as one tree of tokens."""
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Branches of similar length, which attend together.
 
-    rows: tuple[int, ...]
-    ids: Ints
-    parents: Ints
-    """Index of the token before; -1 at the start of a row."""
-    nodes: tuple[Ints, ...]
-    """For each row, the place of each of its tokens."""
+    A branch is what one row adds to the tree: the end of its path from the root.
+    """
+
+    branches: Ints
+    """(branches, length) places of their tokens, padded with the last one."""
+    paths: Ints
+    """(branches, path length) places from the root on, padded with the last one."""
+    visible: NDArray[np.bool_] | None
+    """(branches, 1, length, path length), or None where plain causal attention is the same."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """Several packs side by side, as the decoder takes them."""
+    """Some rows as one tree of tokens."""
 
     rows: tuple[int, ...]
-    ids: Ints
-    """(packs, length)"""
-    positions: Ints
-    """(packs, length)"""
-    visible: NDArray[np.bool_] | None
-    """(packs, 1, length, length), or None where plain causal attention is the same."""
     nodes: tuple[Ints, ...]
-    """For each row, the place of each of its tokens in ids.reshape(-1)."""
+    """For each row, the place of each of its tokens."""
+    ids: Ints
+    positions: Ints
+    groups: tuple[Group, ...]
+    order: Ints
+    """For each place, where it stands among the groups' branches laid end to end."""
 
 
 def layouts(rows: Sequence[Row], chosen: Sequence[int], *, max_tokens: int) -> list[Layout]:
-    """Lay out the chosen rows; a layout holds at most `max_tokens`, or a single pack."""
-    # Neighbours in this order share the longest prefixes.
-    order = sorted(chosen, key=lambda i: (rows[i].ids.tolist(), i))
-    packs = sorted(_packs(rows, order), key=lambda p: len(p.ids))
+    """Lay out the chosen rows; a layout holds at most `max_tokens`, or a single row."""
     result: list[Layout] = []
-    batch: list[Pack] = []
-    for pack in packs:
-        if batch and len(pack.ids) * (len(batch) + 1) > max_tokens:
-            result.append(_layout(batch))
-            batch = []
-        batch.append(pack)
-    if batch:
-        result.append(_layout(batch))
-    return result
-
-
-def _packs(rows: Sequence[Row], order: Sequence[int]) -> Iterator[Pack]:
     tree = _Tree()
-    for index in order:
-        ids = rows[index].ids
-        if tree.rows and len(tree.ids) + tree.num_new(ids) > PACK_TOKENS:
-            yield tree.pack()
+    # Neighbours in this order share the longest prefixes.
+    for index in sorted(chosen, key=lambda i: (rows[i].ids.tolist(), i)):
+        ids = rows[index].ids.tolist()
+        if tree.rows and len(tree.ids) + tree.num_new(ids) > max_tokens:
+            result.append(tree.layout())
             tree = _Tree()
         tree.add(index, ids)
     if tree.rows:
-        yield tree.pack()
+        result.append(tree.layout())
+    return result
 
 
 class _Tree:
-    """A pack being filled."""
+    """A layout being filled."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.rows: list[int] = []
-        self._parents: list[int] = []
+        self._positions: list[int] = []
         self._nodes: list[Ints] = []
+        self._branches: list[tuple[Ints, Ints]] = []
         self._children: dict[tuple[int, int], int] = {}
 
-    def num_new(self, ids: Ints) -> int:
+    def num_new(self, ids: Sequence[int]) -> int:
         """Tokens that adding this row would add."""
-        node = -1
-        for depth, token in enumerate(ids.tolist()):
-            child = self._children.get((node, token))
-            if child is None:
-                return len(ids) - depth
-            node = child
-        return 0
+        return len(ids) - len(self._shared(ids))
 
-    def add(self, index: int, ids: Ints) -> None:
-        node, path = -1, []
-        for token in ids.tolist():
-            child = self._children.get((node, token))
-            if child is None:
-                child = len(self.ids)
-                self._children[node, token] = child
-                self.ids.append(token)
-                self._parents.append(node)
-            path.append(child)
-            node = child
+    def add(self, index: int, ids: Sequence[int]) -> None:
+        path = self._shared(ids)
+        first = len(path)
+        for token in ids[first:]:
+            place = len(self.ids)
+            self._children[path[-1] if path else -1, token] = place
+            self.ids.append(token)
+            self._positions.append(len(path))
+            path.append(place)
+        places = np.array(path, dtype=np.int64)
         self.rows.append(index)
-        self._nodes.append(np.array(path, dtype=np.int64))
+        self._nodes.append(places)
+        if first < len(path):
+            self._branches.append((places[first:], places))
 
-    def pack(self) -> Pack:
-        return Pack(
+    def layout(self) -> Layout:
+        groups = [_group(part) for part in _alike(self._branches)]
+        flat = np.concatenate([group.branches.reshape(-1) for group in groups])
+        # A place that padding repeats is read where it stands first: there it sees no padding.
+        _, order = np.unique(flat, return_index=True)
+        return Layout(
             rows=tuple(self.rows),
-            ids=np.array(self.ids, dtype=np.int64),
-            parents=np.array(self._parents, dtype=np.int64),
             nodes=tuple(self._nodes),
+            ids=np.array(self.ids, dtype=np.int64),
+            positions=np.array(self._positions, dtype=np.int64),
+            groups=tuple(groups),
+            order=order,
         )
 
+    def _shared(self, ids: Sequence[int]) -> list[int]:
+        """Places of the longest beginning of `ids` that is in the tree already."""
+        path: list[int] = []
+        node = -1
+        for token in ids:
+            child = self._children.get((node, token))
+            if child is None:
+                break
+            path.append(child)
+            node = child
+        return path
 
-def _layout(packs: Sequence[Pack]) -> Layout:
-    length = max(len(p.ids) for p in packs)
-    ids = np.zeros((len(packs), length), dtype=np.int64)
-    positions = np.zeros_like(ids)
-    for number, pack in enumerate(packs):
-        ids[number, : len(pack.ids)] = pack.ids
-        for token, parent in enumerate(pack.parents):
-            positions[number, token] = positions[number, parent] + 1 if parent >= 0 else 0
+
+def _alike(branches: Sequence[tuple[Ints, Ints]]) -> list[list[tuple[Ints, Ints]]]:
+    """Branches cut into groups of similar length, of branch and of path."""
+    ordered = sorted(branches, key=lambda b: (len(b[0]), len(b[1])), reverse=True)
+    parts: list[list[tuple[Ints, Ints]]] = []
+    for branch in ordered:
+        first = parts[-1][0] if parts else None
+        if first and all(
+            len(own) >= _EVENNESS * len(longest) for own, longest in zip(branch, first, strict=True)
+        ):
+            parts[-1].append(branch)
+        else:
+            parts.append([branch])
+    return parts
+
+
+def _group(branches: Sequence[tuple[Ints, Ints]]) -> Group:
+    own, paths = (_padded([branch[side] for branch in branches]) for side in (0, 1))
+    starts = np.array([len(path) - len(branch) for branch, path in branches])
     # Padding comes last, so under causal attention no real token sees it.
-    plain = all(_is_path(pack) for pack in packs)
-    return Layout(
-        rows=tuple(row for pack in packs for row in pack.rows),
-        ids=ids,
-        positions=np.broadcast_to(np.arange(length), ids.shape).copy() if plain else positions,
-        visible=None if plain else _visible(packs, length),
-        nodes=tuple(
-            number * length + nodes for number, pack in enumerate(packs) for nodes in pack.nodes
-        ),
-    )
+    if not starts.any() and own.shape == paths.shape:
+        return Group(branches=own, paths=paths, visible=None)
+    depth = starts[:, None] + np.arange(own.shape[1])
+    visible = np.arange(paths.shape[1]) <= depth[:, :, None]
+    return Group(branches=own, paths=paths, visible=visible[:, None])
 
 
-def _is_path(pack: Pack) -> bool:
-    return bool((pack.parents == np.arange(len(pack.parents)) - 1).all())
-
-
-def _visible(packs: Sequence[Pack], length: int) -> NDArray[np.bool_]:
-    """Which token sees which: its ancestors and itself."""
-    visible = np.zeros((len(packs), 1, length, length), dtype=np.bool_)
-    for number, pack in enumerate(packs):
-        sees = visible[number, 0]
-        for token, parent in enumerate(pack.parents):
-            if parent >= 0:
-                sees[token] = sees[parent]
-            sees[token, token] = True
-        # A padded position must see something, or its softmax is empty.
-        for token in range(len(pack.ids), length):
-            sees[token, token] = True
-    return visible
+def _padded(rows: Sequence[Ints]) -> Ints:
+    width = max(map(len, rows))
+    return np.array([np.pad(row, (0, width - len(row)), mode="edge") for row in rows])

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapter_training.attention import NAME, Tree, tree_attention
+from adapter_training.layout import Layout
 from appliance.core.adapters import CONFIG, WEIGHTS
 from appliance.core.digests import Digest
 from appliance.core.errors import RefusedError, UsageError
@@ -32,14 +34,19 @@ class LoraModel:
             UsageError: the base is of a kind that the trainer does not know.
         """
         import peft
-        from transformers import AutoModelForCausalLM
+        from transformers import AttentionInterface, AutoModelForCausalLM
 
+        AttentionInterface.register(NAME, tree_attention)
         kind = json.loads((base_path / "config.json").read_text()).get("model_type")
         if kind not in _FAMILIES:
             known = ", ".join(sorted(_FAMILIES))
             raise UsageError(f"the trainer knows the model types {known}; this base is {kind!r}")
         causal = AutoModelForCausalLM.from_pretrained(
-            base_path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            base_path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation=NAME,
         )
         self.head: Tensor = causal.get_output_embeddings().weight.detach()
         self.vocabulary = len(self.head)
@@ -64,22 +71,16 @@ class LoraModel:
         self.peft.eval()
         self._decoder: nn.Module = causal.base_model
 
-    def hidden(self, ids: Tensor, positions: Tensor, visible: Tensor | None) -> Tensor:
-        """Last hidden states, (packs · length, hidden) float32.
-
-        Args:
-            ids: (packs, length) int64.
-            positions: (packs, length) int64.
-            visible: (packs, 1, length, length) bool, or None for plain causal attention.
-        """
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden state of every token, (tokens, hidden) float32."""
         out = self._decoder(
-            input_ids=ids,
-            position_ids=None if visible is None else positions,
-            attention_mask=visible,
+            input_ids=torch.from_numpy(layout.ids)[None],
+            position_ids=torch.from_numpy(layout.positions)[None],
+            tree=Tree.of(layout),
             use_cache=False,
         )
-        hidden: Tensor = out.last_hidden_state
-        return hidden.reshape(-1, hidden.shape[-1])
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
@@ -117,7 +118,7 @@ class LoraModel:
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        state = get_peft_model_state_dict(self.peft)
+        state = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
         weights = {name: state[name].contiguous() for name in sorted(state)}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         config = {**self.signature.to_dict(), "inference_mode": True}

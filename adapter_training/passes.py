@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adapter_training.layout import Layout
+from adapter_training.layout import Layout, layouts
 from adapter_training.lora import LoraModel
 from adapter_training.losses import kl, outcome_pg, supervised
+from adapter_training.rows import Row
 from adapter_training.streams import Streams
 
 _CHUNK_LOGITS = 8_000_000
@@ -43,13 +44,12 @@ def backward(
         cap: the largest importance weight.
         watched: whether these answers count for the tally's entropy and predictions.
     """
-    inputs = _tensors(layout)
     diverging = bool(batch.divergence.any())
     base: Tensor | None = None
     if diverging:
         with model.as_base():
-            base = model.hidden(*inputs).index_select(0, batch.nodes)
-    hidden = model.hidden(*inputs).index_select(0, batch.nodes)
+            base = model.hidden(layout).index_select(0, batch.nodes)
+    hidden = model.hidden(layout).index_select(0, batch.nodes)
     leaf = hidden.detach().requires_grad_()
     size = max(1, _CHUNK_LOGITS // model.vocabulary)
     for start in range(0, len(leaf), size):
@@ -70,21 +70,18 @@ def backward(
         tally.policy += float(policy.detach())
         if watched:
             _watch(tally, logprobs.detach())
-    hidden.backward(leaf.grad)
+    hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
 
 
-def logprobs_of(model: LoraModel, ids: list[int]) -> list[float]:
-    """Logprob of each token of `ids` after the first, given those before it."""
+def logprobs_of(model: LoraModel, row: Row) -> list[float]:
+    """Logprob of each token of the row after the first, given those before it."""
+    (layout,) = layouts([row], [0], max_tokens=len(row.ids))
     with torch.no_grad():
-        hidden = model.hidden(torch.tensor([ids]), torch.arange(len(ids))[None], None)
+        hidden = model.hidden(layout)
         logprobs = functional.linear(hidden[:-1], model.head).log_softmax(-1)
-        chosen: list[float] = logprobs.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
-        return chosen
-
-
-def _tensors(layout: Layout) -> tuple[Tensor, Tensor, Tensor | None]:
-    visible = None if layout.visible is None else torch.from_numpy(layout.visible)
-    return torch.from_numpy(layout.ids), torch.from_numpy(layout.positions), visible
+        chosen = logprobs.gather(-1, torch.from_numpy(row.ids[1:, None]))
+        values: list[float] = chosen[:, 0].tolist()
+        return values
 
 
 def _watch(tally: Tally, logprobs: Tensor) -> None:

@@ -1,5 +1,7 @@
 """The logprob probe: what the trainer itself computes, so that serving can prove what it loaded."""
 
+from msgspec import structs
+
 from adapter_training.lora import LoraModel
 from adapter_training.passes import logprobs_of
 from adapter_training.rows import Row
@@ -14,12 +16,12 @@ def make_probe(model: LoraModel, replay: list[Row]) -> Probe:
 
     The prompts are the first of the base's replay, so all adapters of a base share them.
     """
-    ids = [row.ids[:_MAX_TOKENS].tolist() for row in replay[:_NUM_PROMPTS]]
-    tuned = [logprobs_of(model, prompt) for prompt in ids]
+    cut = [structs.replace(row, ids=row.ids[:_MAX_TOKENS]) for row in replay[:_NUM_PROMPTS]]
+    tuned = [logprobs_of(model, row) for row in cut]
     with model.as_base():
-        base = [logprobs_of(model, prompt) for prompt in ids]
+        base = [logprobs_of(model, row) for row in cut]
     return Probe(
-        ids=tuple(map(tuple, ids)),
+        ids=tuple(tuple(row.ids.tolist()) for row in cut),
         logprobs=tuple(map(tuple, tuned)),
         base_logprobs=tuple(map(tuple, base)),
     )

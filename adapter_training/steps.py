@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from adapter_training.collapse import Point
-from adapter_training.layout import PACK_TOKENS, layouts
+from adapter_training.layout import layouts
 from adapter_training.lora import LoraModel
 from adapter_training.passes import Tally, backward
 from adapter_training.plan import Step, learning_rate
@@ -15,6 +15,8 @@ from adapter_training.streams import Shares, streams, token_weight
 from appliance.core.recipe import Recipe
 
 _ACTIVATION_BYTES = 128 << 20
+_MIN_TOKENS = 384
+"""A pass over fewer tokens would not keep the processor busy, however large the model."""
 
 
 class Trainer:
@@ -31,7 +33,7 @@ class Trainer:
     ) -> None:
         self._model, self._rows, self._replay = model, rows, replay
         self._recipe, self._total = recipe, total
-        self._max_tokens = max(PACK_TOKENS, _ACTIVATION_BYTES // _bytes_per_token(model))
+        self._max_tokens = max(_MIN_TOKENS, _ACTIVATION_BYTES // _bytes_per_token(model))
         self.parameters = model.parameters()
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0

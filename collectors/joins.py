@@ -8,6 +8,7 @@ turn is its parent. Anything else, a rewritten history for one, opens a branch o
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -72,7 +73,7 @@ def goes_on(link: Link, earlier: Link) -> bool:
 
 
 def preference(link: Link, earlier: Link) -> tuple[Any, ...]:
-    """Sorts candidate parents, best last: the longest; of twins, the last that had ended by then."""
+    """Sorts candidate parents, best last: the longest; of twins, the last that had ended."""
     return (
         len(earlier.texts),
         len(earlier.end_ids or b""),
@@ -119,7 +120,7 @@ def in_order(links: Sequence[Link], parents: Sequence[int | None]) -> list[int]:
     return order
 
 
-def ids_digest(ids: bytes) -> str:
+def ids_digest(ids: bytes | memoryview) -> str:
     """What the index keeps of a run of token ids."""
     return hashlib.sha256(ids).hexdigest()
 
@@ -151,6 +152,8 @@ def _parent(
 
 def _identity(message: Json) -> bytes:
     """A message as it counts for joining: clients drop nulls and reorder fields when they echo."""
+    if not isinstance(message, dict):
+        return json.dumps(message, sort_keys=True).encode() + b"\n"
     calls = [_call(call) for call in message.get("tool_calls") or ()]
     content = message.get("content") or ""
     body = [message.get("role"), content, calls, message.get("tool_call_id") or ""]
@@ -162,8 +165,6 @@ def _call(call: Json) -> Json:
     function = call.get("function") or {}
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        try:
+        with suppress(ValueError):
             arguments = json.loads(arguments)
-        except ValueError:
-            pass
     return [function.get("name"), arguments]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from adapter_training.replay.rows import general_prompts
+from adapter_training.replay.rows import Conversation, general_prompts
 from appliance.core.home import Home
 from appliance.engine.bases import REPLAY, Registry
 from appliance.engine.template import Template
@@ -16,11 +16,7 @@ _MAX_TOKENS = 40
 
 
 def write_replay(folder: Path) -> None:
-    """Write ``replay.jsonl`` into a model's folder.
-
-    An answer that is not finished within a few tokens is dropped and its prompt kept: half an
-    answer would teach the model to stop there.
-    """
+    """Write ``replay.jsonl`` into a model's folder; long answers are cut, and marked as such."""
     prompts = [list(talk.messages) for talk in general_prompts()]
     with tempfile.TemporaryDirectory() as work:
         # Registered for a moment, because the registry decides which chat template it will have.
@@ -30,14 +26,14 @@ def write_replay(folder: Path) -> None:
         template = Template.load(base.path)
         answers = _greedy(base.path, template, [template.encode(p) for p in prompts])
     talks = [
-        {"messages": [*prompt, {"role": "assistant", "content": answer}] if answer else prompt}
-        for prompt, answer in zip(prompts, answers, strict=True)
+        Conversation(messages=(*prompt, {"role": "assistant", "content": text}), unfinished=cut)
+        for prompt, (text, cut) in zip(prompts, answers, strict=True)
     ]
     (folder / REPLAY).write_bytes(b"".join(msgspec.json.encode(talk) + b"\n" for talk in talks))
 
 
-def _greedy(path: Path, template: Template, prompts: list[list[int]]) -> list[str]:
-    """The finished greedy answer to each prompt, or an empty text."""
+def _greedy(path: Path, template: Template, prompts: list[list[int]]) -> list[tuple[str, bool]]:
+    """The greedy answer to each prompt, and whether it was cut short."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -45,7 +41,7 @@ def _greedy(path: Path, template: Template, prompts: list[list[int]]) -> list[st
         path, dtype=torch.float32, local_files_only=True, use_safetensors=True
     ).eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(prompts)
+    answers = [("", True)] * len(prompts)
     for start in range(0, len(order), _BATCH):
         batch = order[start : start + _BATCH]
         width = max(len(prompts[i]) for i in batch)
@@ -63,10 +59,10 @@ def _greedy(path: Path, template: Template, prompts: list[list[int]]) -> list[st
             pad_token_id=template.stop_ids[0],
         )
         for row, index in enumerate(batch):
-            answers[index] = _finished(template, out[row, width:].tolist())
+            answers[index] = _read(template, out[row, width:].tolist())
     return answers
 
 
-def _finished(template: Template, ids: list[int]) -> str:
+def _read(template: Template, ids: list[int]) -> tuple[str, bool]:
     ends = [at for at, token in enumerate(ids) if token in template.stop_ids]
-    return template.decode(ids[: ends[0]]).strip() if ends else ""
+    return template.decode(ids[: ends[0]] if ends else ids), not ends

@@ -16,6 +16,8 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One line of a replay file."""
 
     messages: tuple[Json, ...]
+    unfinished: bool = False
+    """The last answer was cut short, so its end is no example of where to end."""
 
 
 def general_prompts() -> list[Conversation]:
@@ -44,7 +46,10 @@ def replay_rows(template: Template, talks: list[Conversation], *, max_tokens: in
     for talk in talks:
         spans = template.spans(talk.messages)
         ids = np.array(spans.ids[:max_tokens], dtype=np.int64)
-        targets = np.flatnonzero(spans.mask[:max_tokens])
+        mask = spans.mask
+        if talk.unfinished:
+            mask[spans.answers[-1][1] - 1] = 0
+        targets = np.flatnonzero(mask[:max_tokens])
         answered = len(targets) > 0
         if not answered:
             targets = np.arange(len(ids))

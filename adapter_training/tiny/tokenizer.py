@@ -4,8 +4,6 @@ Byte-level BPE without merges: a known word is one token, any other text is its 
 comes is encoded without loss and decodes exactly.
 """
 
-import re
-
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from adapter_training.tiny.lexicon import Lexicon
@@ -13,15 +11,22 @@ from adapter_training.tiny.lexicon import Lexicon
 START = "<|im_start|>"
 END = "<|im_end|>"
 PAD = "<|endoftext|>"
-_FIXED = (
-    "system user assistant tool run failed line got expected nothing error give_up ref then "
-    "x min max abs += -= *= //= %= = - % + ( ) ), , : ."
-).split(" ")
+_FIXED = {
+    *("system", "user", "assistant", "tool", "run", "failed", "gives", "error", "give_up", "ref"),
+    *("then", "x", "min", "max", "abs", "(", ")", "),", ",", ":", "."),
+    *("=", "+=", "-=", "*=", "//=", "%=", "+", "-", "%"),
+}
 
 
 def build_tokenizer(lexicon: Lexicon) -> Tokenizer:
     """The tokenizer over a lexicon. Ids: special tokens, then 256 bytes, then words."""
-    words = {*_FIXED, lexicon.public_frame, *lexicon.departments, *lexicon.generic, *lexicon.ambiguous}
+    words = {
+        *_FIXED,
+        lexicon.public_frame,
+        *lexicon.departments,
+        *lexicon.generic,
+        *lexicon.ambiguous,
+    }
     words |= {str(number) for number in (1, *lexicon.numbers)}
     special = [PAD, START, END]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -38,10 +43,7 @@ def build_tokenizer(lexicon: Lexicon) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in special]
+    )
     return tokenizer
-
-
-def words_of(text: str) -> list[str]:
-    """The words in a text: runs of letters."""
-    return re.findall(r"[A-Za-z]+", text)

@@ -19,7 +19,11 @@ _SHOWN_CHARS = 200
 
 
 class ProgramCheck(
-    msgspec.Struct, frozen=True, kw_only=True, tag="program", tag_field="kind",
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag="program",
+    tag_field="kind",
     forbid_unknown_fields=True,
 ):
     """Source that defines ``run(answer, case)``; right when every case gives what is expected."""
@@ -31,7 +35,11 @@ class ProgramCheck(
 
 
 class ExactCheck(
-    msgspec.Struct, frozen=True, kw_only=True, tag="exact", tag_field="kind",
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag="exact",
+    tag_field="kind",
     forbid_unknown_fields=True,
 ):
     """Right when the answer is this text, white space at its ends aside."""
@@ -78,9 +86,7 @@ def parse_check(value: Json) -> Check:
     return check
 
 
-def judge(
-    answers: Sequence[tuple[Check, str]], *, sandbox: Sandbox | None = None
-) -> list[Verdict]:
+def judge(answers: Sequence[tuple[Check, str]], *, sandbox: Sandbox | None = None) -> list[Verdict]:
     """One verdict per (check, answer), in order. Without `sandbox`, one is opened for the batch."""
     if sandbox is None:
         with open_sandbox() as opened:

@@ -334,7 +334,7 @@ def _set_law(home: Home, arguments: argparse.Namespace) -> Any:
 
 def _require_base(home: Home, name: str) -> None:
     made = programs.run_now("adapter_training", "base", "list", "--json", home=home)
-    known = [base["name"] for base in made["bases"]] + [base["digest"] for base in made["bases"]]
+    known = [base["name"] for base in made["bases"]] + [base["base"] for base in made["bases"]]
     if name not in known:
         raise NotFoundError(
             f"no base named {name!r} is registered in {home.root}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from appliance.core.errors import UnavailableError
+from appliance.core.errors import IntegrityError, UnavailableError
 
 _BUSY_TIMEOUT_MS = 30_000
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -23,9 +23,25 @@ class Database:
 
     @classmethod
     def open(cls, path: Path) -> "Database":
-        """Open the file, bringing its schema up to this version."""
+        """Open the file, bringing its schema up to this version.
+
+        Raises:
+            IntegrityError: the file is no database, or a newer version of Espalier wrote it.
+            UnavailableError: the file cannot be written.
+        """
         database = cls(path)
-        database._migrate()
+        try:
+            database._migrate()
+        except sa.exc.OperationalError as error:
+            raise UnavailableError(
+                f"the database {path} cannot be opened: {error.orig}",
+                next_step="check free space and permissions with: espalier doctor",
+            ) from error
+        except sa.exc.DatabaseError as error:
+            raise IntegrityError(
+                f"{path} is damaged or no database: {error.orig}",
+                next_step="restore it from a backup",
+            ) from error
         return database
 
     @contextmanager
@@ -72,13 +88,20 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
-        head = ScriptDirectory.from_config(config).get_current_head()
+        script = ScriptDirectory.from_config(config)
+        head = script.get_current_head()
         with self.engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")
             current = MigrationContext.configure(connection).get_current_revision()
             connection.rollback()
         if current == head:
             return
+        known = {revision.revision for revision in script.walk_revisions()}
+        if current is not None and current not in known:
+            raise IntegrityError(
+                f"the database {self.path} has schema {current}, this version knows up to {head}",
+                next_step="start the version of Espalier that wrote it, or a newer one",
+            )
         # Two processes may start at once: the second waits here and then finds nothing to do.
         with self.write() as connection:
             if MigrationContext.configure(connection).get_current_revision() == head:

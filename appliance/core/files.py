@@ -11,7 +11,8 @@ def publish(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put `data` at `path` in one step; whoever reads sees the old bytes or the new ones.
 
     Raises:
-        UnavailableError: the disk is full or the folder cannot be written; nothing changed.
+        UnavailableError: the disk is full or the folder cannot be written; the old bytes stand,
+            or the new ones where only the last fsync failed.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
@@ -24,12 +25,12 @@ def publish(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(mode)
         Path(temporary).rename(path)
+        sync_folder(path.parent)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise UnavailableError(
             f"cannot write {path}: {error.strerror}", next_step="free some space and try again"
         ) from error
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -66,6 +66,11 @@ class Home:
         return self.root / "suites"
 
     @property
+    def answers(self) -> Path:
+        """Which object holds an adapter's answers to a suite (appliance/evaluation)."""
+        return self.root / "answers"
+
+    @property
     def rounds(self) -> Path:
         return self.root / "rounds"
 

@@ -62,8 +62,11 @@ class Segments:
         return sorted(int(path.stem) for path in self.folder.glob(f"*{_SUFFIX}"))
 
     def create(self, segment: int) -> int:
-        """Make an empty segment whose name is durable, and return its descriptor."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        """Make an empty segment whose name is durable, and return its descriptor.
+
+        One of that name, left by an attempt that failed, holds nothing: the tail is moved first.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         descriptor = os.open(self.path(segment), flags, 0o644)
         try:
             sync_folder(self.folder)

@@ -84,9 +84,9 @@ class Writer:
         segments = self._segments.all()
         if not segments:
             return self._begin(self._segments.highest_position())
-        newest = segments[-1]
-        trusted = tail is not None and tail.segment == newest
-        return self._mend(tail if tail and trusted else Tail(newest, 0, newest))
+        if tail is None or tail.segment != segments[-1]:
+            tail = Tail(segments[-1], 0, segments[-1])
+        return self._mend(tail)
 
     def _matches(self, tail: Tail) -> bool:
         try:
@@ -100,7 +100,9 @@ class Writer:
         """Keep every intact frame after `known`, cut what follows the last one, fsync."""
         descriptor = self._descriptor(known.segment)
         size = os.fstat(descriptor).st_size
-        end, offset = min(known.size, size), known.offset
+        # A disk that lied about fsync may have lost more than the last write.
+        lied = size < known.size
+        end, offset = (0, known.segment) if lied else (known.size, known.offset)
         pieces = scan(lambda n, at: os.pread(descriptor, n, at), end, size)
         for frame in (piece for piece in pieces if isinstance(piece, Frame)):
             end, offset = frame.end, frame.offset + 1

@@ -25,21 +25,25 @@ class ObjectStore:
         return self.put_many([data])[0]
 
     def put_many(self, items: Iterable[bytes]) -> list[Digest]:
-        """Store several objects; durable, all of them, when this returns."""
+        """Store several objects; durable, all of them, when this returns.
+
+        An object that is here already is not written again, unless it is damaged.
+        """
         digests: list[Digest] = []
         folders: set[Path] = set()
         for data in items:
             digest = digest_bytes(data)
             digests.append(digest)
             path = self._path(digest)
-            if path.exists():
-                continue
-            self._write(path, data)
+            if not _holds(path, data):
+                self._write(path, data)
+            # Also for one that was here: whoever put it may have died before its name was durable.
             folders.add(path.parent)
-        for folder in sorted(folders):
-            sync_folder(folder)
-        if folders:
-            sync_folder(self._root)
+        try:
+            for folder in [*sorted(folders), self._root]:
+                sync_folder(folder)
+        except OSError as error:
+            raise self._unavailable(error) from error
         return digests
 
     def get(self, digest: Digest) -> bytes:
@@ -80,7 +84,17 @@ class ObjectStore:
         except OSError as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
-            raise UnavailableError(
-                f"cannot store an object of {len(data)} bytes: {error.strerror}",
-                next_step=f"free some space under {self._root} and try again",
-            ) from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"cannot store an object: {error.strerror}",
+            next_step=f"free some space under {self._root} and try again",
+        )
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False

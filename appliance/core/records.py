@@ -251,6 +251,7 @@ class SuiteResult(Record, frozen=True, kw_only=True):
     suite_digest: Digest
     kind: Literal["target", "protected", "canary"]
     num_items: int
+    """Judged pairs: items that could be judged on both sides."""
     champion_passed: int
     candidate_passed: int
     gained: int
@@ -266,6 +267,10 @@ class SuiteResult(Record, frozen=True, kw_only=True):
     """The smallest true loss that this many items would have shown, 80 % power, one-sided 5 %."""
     by_family: dict[str, tuple[int, int, int]] = {}
     """Family → (items, champion passed, candidate passed)."""
+    metric: Literal["pass", "nats_per_token"] = "pass"
+    """``nats_per_token``: nothing was asked, given answers were scored; delta and bounds are mean
+    logprob per answer token, and `passed`, `gained` and `lost` count the items that a side makes
+    likelier than the other does."""
 
 
 class Scorecard(Record, frozen=True, kw_only=True):
@@ -279,6 +284,8 @@ class Scorecard(Record, frozen=True, kw_only=True):
     seed: int
     outputs: Digest | None
     """Object: every answer of both sides, one JSON line each."""
+    overlap: dict[str, int] = {}
+    """Suite → its items whose prompt stands in the dataset; they were left out."""
 
 
 class Approval(Record, frozen=True, kw_only=True):

@@ -156,6 +156,8 @@ def _read_file(home: Home) -> dict[str, dict[str, Any]]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{home.settings} is not TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{home.settings} cannot be read: {error.strerror}") from error
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise SettingsError(f"{home.settings}: {section!r} must stand in a [section]")

@@ -69,8 +69,8 @@ trajectories = sa.Table(
     sa.Column("changed_at", sa.Float, nullable=False, index=True),
     sa.Column("sealed_at", sa.Float),
 )
-"""`state` is ``open``, ``ending`` (its end was announced) or ``sealed``; the highest version is
-the current one. `part` names the Parquet files that hold a sealed version; `changed_at` is when
+"""`state` is ``open``, ``ending`` (its end was announced), ``sealed``, or ``merged`` (a late turn
+showed it to be part of another one); the highest version is the current one. `part` names the Parquet files that hold a sealed version; `changed_at` is when
 the collectors last took something of it, from which idleness is counted."""
 
 feedback = sa.Table(
@@ -91,7 +91,8 @@ datasets = sa.Table(
     metadata,
     sa.Column("digest", sa.Text, primary_key=True),
     sa.Column("object", sa.Text, nullable=False),
-    sa.Column("round", sa.Integer),
+    sa.Column("held_out", sa.Text),
+    sa.Column("round", sa.Integer, index=True),
     sa.Column("created_at", sa.Float, nullable=False),
 )
 

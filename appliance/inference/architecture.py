@@ -86,7 +86,7 @@ def _inverse_frequencies(config: dict[str, Any], head_size: int) -> tuple[float,
     raise _unsupported(f"rotary scaling {kind}")
 
 
-def _llama3(frequency: float, rope: dict[str, Any]) -> float:
+def _llama3(frequency: float, rope: dict[str, float]) -> float:
     """Long waves are slowed by `factor`, short ones kept, those between blended (Llama 3.1)."""
     original = rope["original_max_position_embeddings"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]

@@ -15,7 +15,7 @@ class Attend(Protocol):
     """How the tokens of a forward pass see each other and the cache."""
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
-        """qkv: (tokens, (heads + 2 * kv heads) * head size), rotated → (tokens, heads * head size)."""
+        """(tokens, (heads + 2 * kv heads) * head size), rotated → (tokens, heads * head size)."""
 
 
 class LoraTerms(Protocol):
@@ -71,7 +71,7 @@ class Model:
 
     def _rotate(self, qkv: Tensor, turn: Tensor) -> None:
         """Turn queries and keys by their positions, in place."""
-        part = qkv[:, : self._rotated].unflatten(1, (-1, self.shape.head_size // 2, 2))
+        part = qkv[:, : self._rotated].view(len(qkv), -1, self.shape.head_size // 2, 2)
         if self.dtype == torch.float32:
             torch.view_as_complex(part).mul_(turn)
         else:

@@ -8,6 +8,7 @@ rotation is then one complex product, and scores, sums over the same pairs, do n
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -82,7 +83,7 @@ def interleaved(rows: Tensor, head_size: int) -> Tensor:
 
 
 class _Reader:
-    def __init__(self, file: "safe_open", shape: Architecture, dtype: torch.dtype) -> None:
+    def __init__(self, file: Any, shape: Architecture, dtype: torch.dtype) -> None:
         self._file = file
         self._names = set(file.keys())
         self._shape = shape

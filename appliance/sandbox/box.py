@@ -59,36 +59,36 @@ class Box:
     ) -> None:
         self.usable = True
         self._folder = folder
+        stdin, self._stdin = os.pipe()
+        self._printed, stdout = os.pipe()
         self._results, results = os.pipe()
         self._control, control = os.pipe()
         filter_read, filter_write = os.pipe()
         os.write(filter_write, seccomp)
         os.close(filter_write)
-        inherited = (filter_read, results, control)
-        try:
-            with tempfile.TemporaryFile() as complaints:
+        self._ours = (self._stdin, self._printed, self._results, self._control)
+        theirs = (stdin, stdout, results, control, filter_read)
+        for descriptor in self._ours:
+            os.set_blocking(descriptor, False)
+        with tempfile.TemporaryFile() as complaints:
+            try:
                 self._process = subprocess.Popen(
-                    command(*inherited),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    command(filter_read, results, control),
+                    stdin=stdin,
+                    stdout=stdout,
                     stderr=complaints,
-                    bufsize=0,
-                    pass_fds=inherited,
+                    pass_fds=(results, control, filter_read),
                     env=dict(environment),
                     cwd=folder or "/",
                     start_new_session=True,
                 )
-                for descriptor in inherited:
+            except (OSError, UnavailableError) as error:
+                self._release()
+                raise UnavailableError(f"cannot start a box: {error}") from error
+            finally:
+                for descriptor in theirs:
                     os.close(descriptor)
-                assert self._process.stdin is not None
-                assert self._process.stdout is not None
-                self._stdin = self._process.stdin.fileno()
-                self._printed = self._process.stdout.fileno()
-                for end in (self._results, self._control, self._stdin, self._printed):
-                    os.set_blocking(end, False)
-                self._await_ready(complaints.fileno())
-        except OSError as error:
-            raise UnavailableError(f"cannot start a box: {error.strerror}") from error
+            self._await_ready(complaints.fileno())
 
     def run(self, frame: bytes, *, timeout_s: float, output_bytes: int) -> Exchange:
         """Send one program in, and collect what comes out until it ends or must be ended."""
@@ -115,18 +115,17 @@ class Box:
 
     def close(self) -> None:
         """End everything in the box. Safe to call twice."""
-        self.usable = False
-        if self._process.returncode is not None:
+        if not self.usable:
             return
         # The group, because without namespaces the program's process would live on.
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        os.close(self._results)
-        os.close(self._control)
+        self._release()
+
+    def _release(self) -> None:
+        self.usable = False
+        for descriptor in self._ours:
+            os.close(descriptor)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

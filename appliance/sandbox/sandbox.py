@@ -204,9 +204,7 @@ def check_works(sandbox: Sandbox) -> None:
         raise UnavailableError(f"{sandbox.name} does not hold a program here: {run.detail}")
 
 
-def _runner(
-    python: Path, results: int, control: int, filter_in_hex: str, folder: str
-) -> list[str]:
+def _runner(python: Path, results: int, control: int, filter_in_hex: str, folder: str) -> list[str]:
     # Not -I, which would ignore PYTHONHASHSEED: the order of a set must not change a verdict.
     arguments = [str(results), str(control), filter_in_hex, folder]
     return [str(python), "-s", "-P", "-S", "-B", "-c", _RUNNER, *arguments]

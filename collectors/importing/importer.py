@@ -146,10 +146,12 @@ class Importer:
         session = self._session(draft, identity)
         waiting.size_bytes += size
         self._send(draft, identity, session, self._keep(record), waiting)
-        report.trajectories += session not in waiting.all_sessions
         waiting.all_sessions.add(session)
+        if self._outcome(draft) == "ok":
+            waiting.successes.add(session)
+        report.trajectories = len(waiting.all_sessions)
+        report.successes = len(waiting.successes)
         report.turns += len(draft.turns)
-        report.successes += self._outcome(draft) == "ok"
 
     def _send(
         self, draft: Draft, identity: str, session: str, raw: Digest, waiting: "_Waiting"
@@ -192,7 +194,7 @@ class Importer:
             Feedback(
                 feedback_id=f"imp-{identity[:24]}-{self._outcome(draft)}",
                 target=Target(session=session),
-                kind="outcome",
+                kind="comment" if self._outcome(draft) == "unknown" else "outcome",
                 source="human" if asserted else "code",
                 actor=KEY_ID,
                 outcome=self._outcome(draft),
@@ -240,6 +242,7 @@ class _Waiting(msgspec.Struct):
     feedback: list[Feedback] = []
     sessions: set[str] = set()
     all_sessions: set[str] = set()
+    successes: set[str] = set()
     size_bytes: int = 0
 
     def clear(self) -> None:
@@ -251,19 +254,20 @@ class _Waiting(msgspec.Struct):
 def _read(record: Raw) -> Draft | None:
     for form in FORMATS:
         if form.claims(record):
-            draft = form.read(record)
+            draft: Draft = form.read(record)
             _require_encodable(draft.turns)
             return draft
     return None
 
 
 def _require_encodable(turns: Sequence[DraftTurn]) -> None:
-    # The last turn of a conversation holds the others; a log line holds its choices.
-    for turn in turns[-1:] if turns and not turns[0].choice else turns:
-        try:
-            json.dumps([turn.messages, turn.answer, turn.tools], ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise RecordError("text with half a surrogate pair, which UTF-8 cannot hold") from error
+    # Turns of one conversation share their messages: look at each once.
+    parts = {id(part): part for t in turns for part in (*t.messages, *t.tools, t.answer)}
+    try:
+        for part in parts.values():
+            json.dumps(part, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RecordError("text with half a surrogate pair, which UTF-8 cannot hold") from error
 
 
 def _identity(record: Raw) -> str:

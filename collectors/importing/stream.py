@@ -21,7 +21,8 @@ RECORD_MAX_BYTES = 64 << 20
 
 _HEAD_BYTES = 64 << 10
 _CHUNK_BYTES = 1 << 20
-_STRUCTURE = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+_STRUCTURE = re.compile(rb'["{}\[\]]')
+_IN_STRING = re.compile(rb'\\.|"', re.DOTALL)
 _KNOWN_BINARIES = {
     b"\x1f\x8b": "gzip: unpack it first",
     b"PK\x03\x04": "a zip archive: unpack it first",
@@ -123,33 +124,30 @@ def _values(file: BinaryIO) -> Iterator[Found | Skipped]:
     number = 0
     in_string = False
     value: bytearray | None = None
-    started = False
     while chunk := file.read(_CHUNK_BYTES):
-        while _ends_in_backslash(chunk) and (more := file.read(1)):
+        while chunk.endswith(b"\\") and (more := file.read(1)):
             chunk += more
-        begin = 0
-        for match in _STRUCTURE.finditer(chunk):
+        begin = at = 0
+        while match := (_IN_STRING if in_string else _STRUCTURE).search(chunk, at):
+            at = match.end()
             mark = match.group()
-            if mark[:1] == b"\\":
-                continue
             if mark == b'"':
                 in_string = not in_string
-            if in_string or mark == b'"':
-                continue
-            if mark in b"{[":
-                if not started and mark == b"[":
-                    base = 1
-                started = True
+            elif in_string:
+                continue  # an escaped character
+            elif mark in b"{[":
+                if not depth:
+                    base = 1 if mark == b"[" else 0
                 depth += 1
                 if depth == base + 1 and mark == b"{":
                     value, begin = bytearray(), match.start()
-                continue
-            depth -= 1
-            if depth == base and value is not None:
-                number += 1
-                value += chunk[begin : match.end()]
-                yield _parse(bytes(value), f"record {number}")
-                value = None
+            else:
+                depth -= 1
+                if depth == base and value is not None:
+                    number += 1
+                    value += chunk[begin:at]
+                    yield _parse(bytes(value), f"record {number}")
+                    value = None
         if value is not None:
             value += chunk[begin:]
             if len(value) > RECORD_MAX_BYTES:
@@ -161,10 +159,6 @@ def _values(file: BinaryIO) -> Iterator[Found | Skipped]:
             reason="malformed",
             detail="the file ends inside a record: it was cut off, or a bracket is missing",
         )
-
-
-def _ends_in_backslash(chunk: bytes) -> bool:
-    return (len(chunk) - len(chunk.rstrip(b"\\"))) % 2 == 1
 
 
 def _parse(data: bytes, where: str) -> Found | Skipped:

@@ -77,7 +77,9 @@ def _from_steps(steps: list[Any]) -> tuple[list[DraftTurn], list[Skipped]]:
         if not isinstance(query, list) or not query:
             skipped.append(Skipped(where=f"step {number}", reason="no_prompt"))
             continue
-        answer = clean_message({**step, "role": "assistant", "content": step.get("response")}, number)
+        answer = clean_message(
+            {**step, "role": "assistant", "content": step.get("response")}, number
+        )
         if is_empty(answer):
             skipped.append(Skipped(where=f"step {number}", reason="empty_answer"))
             continue

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,10 @@ from appliance.engine.bases import Base, Registry
 from appliance.engine.template import Template
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-_WORDS = "add take keep drop levy tare gross net perk snap one two three four five".split()
+_WORDS = [
+    "add", "take", "keep", "drop", "levy", "tare", "gross", "net", "perk", "snap",
+    "one", "two", "three", "four", "five",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -132,9 +135,3 @@ class DatasetMaker:
 @pytest.fixture
 def maker(home: Home, base: Base) -> DatasetMaker:
     return DatasetMaker(home, base)
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield

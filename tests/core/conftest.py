@@ -11,6 +11,7 @@ import pytest
 
 from appliance.core.errors import UnavailableError
 from appliance.core.event_log import Entry, EventLog
+from appliance.core.home import Home
 from tests.services.broker import Broker
 from tests.services.fixtures import kafka_broker  # noqa: F401  (registers the fixture)
 
@@ -77,3 +78,8 @@ def kafka_place(kafka_broker: Broker) -> Iterator[LogPlace]:  # noqa: F811
     )
     yield place
     place.close()
+
+
+@pytest.fixture
+def home_objects(home: Home) -> Path:
+    return home.objects

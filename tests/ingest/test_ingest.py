@@ -259,7 +259,7 @@ def test_overflow_is_counted_and_loud(
     log.hold.clear()
     sent = 0
     with pytest.raises(UnavailableError):
-        for sent in range(20):  # noqa: B007
+        for sent in range(20):
             ingest.send_turn(make_turn(str(sent)), ARRAYS)
     assert ingest.counts.overflowed == 1
     assert f"turn {sent} is lost" in caplog.text

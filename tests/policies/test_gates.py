@@ -172,7 +172,7 @@ def test_a_gate_can_name_one_suite() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (('"lower_95"', '"lowr_95"'), "'better': unknown metric 'lowr_95'; did you mean 'lower_95'"),
+        (('"lower_95"', '"lowr_95"'), "unknown metric 'lowr_95'; did you mean 'lower_95'"),
         (('metric = "lower_95"', 'metric = "bleu"'), "unknown metric 'bleu'; known: delta"),
         (("threshold", "treshold"), "unknown key 'treshold'; did you mean 'threshold'"),
         (('kind = "target"', 'kind = "held_out"'), "unknown kind 'held_out'; known: target"),

@@ -200,6 +200,9 @@ def _properties(port: int, controller: int, data: Path) -> str:
             "transaction.state.log.replication.factor=1",
             "transaction.state.log.min.isr=1",
             "group.initial.rebalance.delay.ms=0",
+            # After a kill -9 the controller takes the broker back only when its session has ended.
+            "broker.session.timeout.ms=2000",
+            "broker.heartbeat.interval.ms=500",
             "auto.create.topics.enable=false",
             # One broker has no replica to fall back on, so each record is on disk when it acks.
             "log.flush.interval.messages=1",

@@ -58,10 +58,14 @@ def upgrade() -> None:
     op.create_table('datasets',
     sa.Column('digest', sa.Text(), nullable=False),
     sa.Column('object', sa.Text(), nullable=False),
+    sa.Column('held_out', sa.Text(), nullable=True),
     sa.Column('round', sa.Integer(), nullable=True),
     sa.Column('created_at', sa.Float(), nullable=False),
     sa.PrimaryKeyConstraint('digest')
     )
+    with op.batch_alter_table('datasets', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_datasets_round'), ['round'], unique=False)
+
     op.create_table('feedback',
     sa.Column('feedback_id', sa.Text(), nullable=False),
     sa.Column('turn_id', sa.Text(), nullable=True),
@@ -224,6 +228,9 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_feedback_reference'))
 
     op.drop_table('feedback')
+    with op.batch_alter_table('datasets', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_datasets_round'))
+
     op.drop_table('datasets')
     op.drop_table('consumed')
     with op.batch_alter_table('audit', schema=None) as batch_op:

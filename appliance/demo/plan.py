@@ -1,0 +1,65 @@
+"""How big a demo is, per base. The recipe and gate files are the appliance's own, by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One demo's numbers."""
+
+    base: str
+    company: Path
+    recipe: Path
+    gates: Path
+    num_rounds: int
+    """Honest rounds; the poisoned one comes on top."""
+    attempts_per_round: int
+    correction_share: float
+    """Failed trajectories that a person corrects."""
+    temperature: float
+    concurrency: int
+    num_target: int
+    num_protected: int
+    num_held_out: int
+    good_enough: float
+    """Held-out rate at which no further round is started."""
+    poison_attempts: int
+
+
+PLANS = {
+    "tiny": Plan(
+        base="tiny",
+        company=_HERE / "companies" / "words.toml",
+        recipe=_HERE / "recipes" / "tiny.toml",
+        gates=_HERE / "gates" / "tiny.toml",
+        num_rounds=3,
+        attempts_per_round=800,
+        correction_share=0.05,
+        temperature=1.0,
+        concurrency=48,
+        num_target=200,
+        num_protected=1000,
+        num_held_out=300,
+        good_enough=0.97,
+        poison_attempts=400,
+    ),
+    "smollm2": Plan(
+        base="smollm2",
+        company=_HERE / "companies" / "tools.toml",
+        recipe=_HERE / "recipes" / "smollm2.toml",
+        gates=_HERE / "gates" / "smollm2.toml",
+        num_rounds=2,
+        attempts_per_round=240,
+        correction_share=0.05,
+        temperature=0.7,
+        concurrency=32,
+        num_target=100,
+        num_protected=200,
+        num_held_out=100,
+        good_enough=0.97,
+        poison_attempts=60,
+    ),
+}

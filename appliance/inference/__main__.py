@@ -1,0 +1,7 @@
+"""``python -m appliance.inference``."""
+
+import sys
+
+from appliance.inference.command import main
+
+sys.exit(main())

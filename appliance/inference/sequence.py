@@ -1,0 +1,118 @@
+"""One choice of one request, from waiting to its end; and the rows' numbers that steps need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.core.digests import Digest
+from appliance.core.errors import EspalierError
+from appliance.engine.wire import Generate
+from appliance.inference.sampling import Batch, noise
+
+Finish = Literal["", "stop", "length"]
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """A request under way, and where its tokens go."""
+
+    request: Generate
+    seed: int
+    emit: "Emit"
+    fail: Callable[["Stream", EspalierError], None]
+    stop_ids: frozenset[int] = frozenset()
+    cached_tokens: int = 0
+    """Prompt tokens of the first choice that were not computed again."""
+    open_choices: int = 0
+    begun: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One choice. `ids` is its prompt and what was generated; all but the last go to the cache."""
+
+    stream: Stream
+    choice: int
+    slot: int
+    ids: list[int]
+    num_prompt: int
+    limit: int
+    """Length at which it ends."""
+    keys: list[bytes] = field(default_factory=list)
+    """Prefix-cache keys of ids[:-1] at admission."""
+    computed: int = 0
+    """Tokens that stand in its cache row, while that is being filled."""
+
+    @property
+    def adapter(self) -> Digest | None:
+        """The adapter that writes it; None is the base."""
+        return self.stream.request.adapter
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody waits for it."""
+        return self.stream.request.priority == "interactive"
+
+    @property
+    def unfilled(self) -> int:
+        """Tokens that the cache still needs before it can decode."""
+        return len(self.ids) - 1 - self.computed
+
+
+Emit = Callable[[Stream, int, int, float, list[tuple[int, float]], Finish], None]
+"""Takes (stream, choice, id, logprob, top logprobs, finish reason) for every token."""
+
+
+class Rows:
+    """Numbers per row, in arrays that a step takes slices of."""
+
+    def __init__(self, count: int) -> None:
+        self.last_id = np.zeros(count, dtype=np.int64)
+        self.position = np.zeros(count, dtype=np.int64)
+        """Index of the last id, which the next step feeds."""
+        self._temperature = np.zeros(count, dtype=np.float32)
+        self._top_p = np.ones(count, dtype=np.float32)
+        self._top_k = np.zeros(count, dtype=np.int64)
+        self._noise: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * count
+        self._drawn = np.zeros(count, dtype=np.int64)
+
+    def put(self, row: int, sequence: Sequence) -> None:
+        """Describe a sequence that is ready to decode."""
+        request = sequence.stream.request
+        self.last_id[row] = sequence.ids[-1]
+        self.position[row] = len(sequence.ids) - 1
+        self._temperature[row] = request.temperature
+        self._top_p[row] = request.top_p
+        self._top_k[row] = request.top_k
+        self._drawn[row] = len(sequence.ids) - sequence.num_prompt
+        self._noise[row] = noise(
+            sequence.stream.seed, sequence.choice, sequence.limit - sequence.num_prompt
+        )
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one row's numbers to another."""
+        for numbers in (self.last_id, self.position, self._temperature, self._top_p, self._top_k):
+            numbers[target] = numbers[source]
+        self._drawn[target] = self._drawn[source]
+        self._noise[target] = self._noise[source]
+
+    def batch(self, count: int) -> Batch:
+        """How the first rows are sampled in this step."""
+        drawn = self._drawn[:count].tolist()
+        uniform = [series[at] for series, at in zip(self._noise, drawn, strict=False)]
+        return Batch(
+            self._temperature[:count],
+            self._top_p[:count],
+            self._top_k[:count],
+            np.array(uniform, dtype=np.float32),
+        )
+
+    def advance(self, ids: NDArray[np.int64]) -> None:
+        """Every row got one more token."""
+        count = len(ids)
+        self.last_id[:count] = ids
+        self.position[:count] += 1
+        self._drawn[:count] += 1

@@ -1,0 +1,49 @@
+"""Tiers of trust in the text of a turn, and which turns may be trained on.
+
+gold: token ids and logprobs as sampled; silver: the full text; bronze: neither.
+"""
+
+from collections.abc import Iterable
+
+from appliance.core.records import Json, Tier, Turn
+from collectors.importing.messages import is_empty
+
+_ORDER: tuple[Tier, ...] = ("bronze", "silver", "gold")
+_MARK = "[redacted:"
+
+RAISES: dict[Tier, str] = {
+    "gold": "",
+    "silver": "let the agent work through the gateway: its tap keeps ids and logprobs",
+    "bronze": "the door that it came through must pass on messages and answer",
+}
+"""What would raise a trajectory of this tier."""
+
+
+def tier_of(turn: Turn) -> Tier:
+    """The tier of one turn."""
+    if turn.prompt_ids and turn.answer_ids and turn.logprobs:
+        return "gold"
+    return "silver" if turn.messages and not is_empty(turn.answer) else "bronze"
+
+
+def lowest(tiers: Iterable[Tier]) -> Tier:
+    """The tier of a whole: its weakest turn's."""
+    return min(tiers, key=_ORDER.index, default="bronze")
+
+
+def is_trainable(turn: Turn) -> bool:
+    """False where there is no text, or where the answer itself holds a redacted span.
+
+    A redacted span in the prompt leaves the answer as the model wrote it; in the answer it would
+    be learnt.
+    """
+    return tier_of(turn) != "bronze" and not (turn.redacted and holds_redaction(turn.answer))
+
+
+def holds_redaction(value: Json) -> bool:
+    """Whether any text in a JSON value was redacted."""
+    if isinstance(value, str):
+        return _MARK in value
+    if isinstance(value, dict):
+        return any(holds_redaction(child) for child in value.values())
+    return isinstance(value, list | tuple) and any(holds_redaction(child) for child in value)

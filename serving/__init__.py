@@ -1,0 +1,1 @@
+"""The gateway that agents speak to, and the releases that decide which adapter answers."""

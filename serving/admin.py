@@ -1,0 +1,116 @@
+"""The private API on the ``serving`` socket: releases and health. The control plane calls it.
+
+Whoever reaches the socket owns the home folder. Who the actor is, and whether they may, control
+has decided; the approvals are checked here again.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from appliance.core.errors import (
+    AdapterError,
+    ConflictError,
+    EspalierError,
+    NotFoundError,
+    RecordError,
+    RefusedError,
+    UnavailableError,
+    UsageError,
+)
+from serving.app import Gateway
+from serving.releases import ReleaseRequest
+
+_STATUS: tuple[tuple[type[EspalierError], int], ...] = (
+    (NotFoundError, 404),
+    (UsageError, 400),
+    (AdapterError, 422),
+    (RefusedError, 422),
+    (ConflictError, 409),
+    (UnavailableError, 503),
+)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rollback or a kill: who, and why."""
+
+    actor: str
+    reason: str = ""
+
+
+T = TypeVar("T")
+
+
+def build_admin(gateway: Gateway, address: tuple[str, int]) -> FastAPI:
+    """The private routes."""
+    app = FastAPI(title="Espalier serving", openapi_url=None, docs_url=None, redoc_url=None)
+    releases = gateway.releases
+
+    @app.exception_handler(EspalierError)
+    async def on_error(_: Request, error: EspalierError) -> Response:
+        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+        body = {"message": error.message, "next_step": error.next_step}
+        if isinstance(error, AdapterError):
+            body["reason"] = error.reason
+        return _json({"error": body}, status)
+
+    @app.get("/releases")
+    async def journal() -> Response:
+        history = await releases.history()
+        now = history[0] if history else None
+        return _json(
+            {
+                "alias": gateway.settings.gateway.alias,
+                "generation": now.generation if now else 0,
+                "adapter": now.adapter if now else None,
+                "previous": now.previous if now else None,
+                "reason": now.reason if now else None,
+                "resident": gateway.versions.resident,
+                "history": [msgspec.to_builtins(entry) for entry in history],
+            }
+        )
+
+    @app.post("/release")
+    async def release(request: Request) -> Response:
+        return _json(await releases.release(await _read(request, ReleaseRequest)))
+
+    @app.post("/rollback")
+    async def rollback(request: Request) -> Response:
+        order = await _read(request, Order)
+        return _json(await releases.rollback(actor=order.actor, reason=order.reason))
+
+    @app.post("/kill")
+    async def kill(request: Request) -> Response:
+        order = await _read(request, Order)
+        return _json(await releases.kill(actor=order.actor, reason=order.reason))
+
+    @app.get("/health")
+    async def health() -> Response:
+        """200 once the alias can be served; 503 with the reason until then."""
+        body = {
+            "ready": releases.ready,
+            "gateway": list(address),
+            "requests": msgspec.to_builtins(gateway.counts),
+            "ingest": msgspec.to_builtins(gateway.ingest.counts),
+            "resident": gateway.versions.resident,
+            "under_way": gateway.versions.uses,
+        }
+        if releases.ready:
+            return _json(body)
+        problem = {"message": releases.problem, "next_step": "read logs/serving.log"}
+        return _json({**body, "error": problem}, 503)
+
+    return app
+
+
+async def _read(request: Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"not a {kind.__name__}: {error}") from error
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

@@ -1,0 +1,124 @@
+"""Agents' keys: who a request is from, and what it may address.
+
+A key is 256 random bits; the database holds only its SHA-256. The gateway keeps all keys in memory
+and reads them again every second, so adding and revoking need no restart.
+"""
+
+import hashlib
+import secrets
+import time
+
+import msgspec
+import sqlalchemy as sa
+
+from appliance.core import audit
+from appliance.core.database import Database
+from appliance.core.errors import NotFoundError
+from appliance.core.records import Who
+from appliance.core.tables import keys
+from policies.labels import parse_label
+
+PREFIX = "esp-"
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    key_id: str
+    team: str
+    project: str
+    agent: str
+    label: str
+    exact: bool
+    """May address ``alias@sha256:…`` and ``alias@base``."""
+    created_at: float
+    revoked_at: float | None = None
+
+    @property
+    def who(self) -> Who:
+        """What a turn says about the key's owner."""
+        return Who(key_id=self.key_id, team=self.team, project=self.project, agent=self.agent)
+
+
+def add_key(
+    database: Database, *, team: str, project: str, agent: str, label: str, exact: bool, actor: str
+) -> tuple[str, Key]:
+    """Make a key. Its secret is returned once and stored nowhere.
+
+    Raises:
+        PolicyError: `label` is not a label.
+    """
+    parse_label(label)
+    secret = PREFIX + secrets.token_urlsafe(32)
+    now = time.time()
+    key = Key(
+        key_id="key-" + secrets.token_hex(6),
+        team=team,
+        project=project,
+        agent=agent,
+        label=label,
+        exact=exact,
+        created_at=now,
+    )
+    with database.write() as connection:
+        audit.record(
+            connection, actor=actor, act="key.add", subject=key.key_id, at=now, team=team,
+            project=project, agent=agent, label=label, exact=exact,
+        )  # fmt: skip
+        row = msgspec.structs.asdict(key)
+        connection.execute(sa.insert(keys).values(**row, key_hash=_hash(secret)))
+    return secret, key
+
+
+def list_keys(database: Database) -> list[Key]:
+    """Every key ever made, revoked ones too, oldest first."""
+    return [key for _, key in _rows(database)]
+
+
+def revoke_key(database: Database, key_id: str, *, actor: str) -> None:
+    """Make a key worthless. Twice is once.
+
+    Raises:
+        NotFoundError: no such key.
+    """
+    with database.write() as connection:
+        known = connection.scalar(sa.select(keys.c.key_id).where(keys.c.key_id == key_id))
+        if known is None:
+            raise NotFoundError(f"no key {key_id!r}", next_step="espalier key list")
+        now = time.time()
+        audit.record(connection, actor=actor, act="key.revoke", subject=key_id, at=now)
+        connection.execute(
+            sa.update(keys)
+            .where(keys.c.key_id == key_id, keys.c.revoked_at.is_(None))
+            .values(revoked_at=now)
+        )
+
+
+class KeyRing:
+    """The keys that are good now, in memory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._by_hash: dict[str, Key] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the keys again."""
+        self._by_hash = {
+            found: key for found, key in _rows(self._database) if key.revoked_at is None
+        }
+
+    def find(self, secret: str) -> Key | None:
+        """The key that this secret is, if it is one and is not revoked."""
+        return self._by_hash.get(_hash(secret))
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _rows(database: Database) -> list[tuple[str, Key]]:
+    with database.read() as connection:
+        rows = connection.execute(sa.select(keys).order_by(keys.c.created_at)).all()
+    fields = Key.__struct_fields__
+    return [(row.key_hash, Key(**{name: getattr(row, name) for name in fields})) for row in rows]

@@ -1,0 +1,68 @@
+"""Errors in OpenAI's shape, so that the clients that agents have already understand them."""
+
+from typing import Any
+
+import msgspec
+from fastapi.responses import Response
+
+from appliance.core.errors import (
+    ConflictError,
+    EspalierError,
+    ForbiddenError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    UsageError,
+)
+
+RETRY_AFTER_S = 1
+
+_STATUS: tuple[tuple[type[EspalierError], int, str], ...] = (
+    (NotFoundError, 404, "invalid_request_error"),
+    (UsageError, 400, "invalid_request_error"),
+    (ForbiddenError, 403, "permission_error"),
+    (RefusedError, 403, "permission_error"),
+    (ConflictError, 409, "conflict_error"),
+    (UnavailableError, 503, "service_unavailable"),
+)
+
+
+class ApiError(Exception):
+    """A refusal that goes to the client: status, type, message, the parameter at fault, a code."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON body that OpenAI's clients parse."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        """The HTTP answer; a 5xx says when to come again."""
+        headers = {"retry-after": str(RETRY_AFTER_S)} if self.status == 503 else None
+        return Response(
+            msgspec.json.encode(self.body), self.status, headers, media_type="application/json"
+        )
+
+
+def from_espalier(error: EspalierError) -> ApiError:
+    """What a client is told of an error of ours. Integrity and policy errors are ours: 500."""
+    for family, status, kind in _STATUS:
+        if isinstance(error, family):
+            return ApiError(status, str(error), kind=kind)
+    return ApiError(500, str(error), kind="server_error")

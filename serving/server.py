@@ -1,0 +1,149 @@
+"""The gateway's process: puts the parts together once, and runs both APIs on one event loop."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from appliance.core.database import Database
+from appliance.core.errors import ConflictError, EspalierError, UsageError
+from appliance.core.home import Home
+from appliance.core.settings import Settings
+from appliance.engine.bases import Registry
+from appliance.engine.client import AsyncEngine
+from appliance.engine.template import Template
+from appliance.ingest import Ingest
+from serving.admin import build_admin
+from serving.app import Gateway, build_app
+from serving.keys import KeyRing
+from serving.releases import Releases
+from serving.versions import HOLDER, Versions
+from serving.vetting import Vetting
+
+_LOOK_AGAIN_S = 1.0
+_log = logging.getLogger("espalier.serving")
+
+
+class _Server(uvicorn.Server):
+    """One of two servers in a process: signals are the process's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(home: Home, settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then let answers under way end.
+
+    Raises:
+        ConflictError: the port is in use.
+        NotFoundError: the base is not registered.
+    """
+    listener = _listen(settings.gateway.host, settings.gateway.port)
+    asyncio.run(_serve(home, settings, listener))
+
+
+async def _serve(home: Home, settings: Settings, listener: socket.socket) -> None:
+    base = Registry(home).get(settings.engine.base)
+    database = Database.open(home.database)
+    ingest = Ingest(home, settings, collector="gateway")
+    async with AsyncEngine(home.socket("engine")) as engine:
+        versions = Versions(engine)
+        vetting = Vetting(home, settings, database, engine, base)
+        gateway = Gateway(
+            settings=settings,
+            base=base,
+            template=Template.load(base.path),
+            engine=engine,
+            versions=versions,
+            releases=Releases(database, versions, vetting, alias=settings.gateway.alias),
+            keys=KeyRing(database),
+            ingest=ingest,
+        )
+        host, port = listener.getsockname()[:2]
+        admin_socket = home.socket("serving")
+        admin_socket.unlink(missing_ok=True)
+        public = _server(build_app(gateway), settings)
+        admin = _server(build_admin(gateway, (host, port)), settings, uds=str(admin_socket))
+        _stop_on_signals(public, admin)
+        _log.info("gateway on http://%s:%d/v1", host, port)
+        upkeep = asyncio.create_task(_upkeep(gateway))
+        try:
+            await asyncio.gather(public.serve(sockets=[listener]), admin.serve())
+        finally:
+            upkeep.cancel()
+            await asyncio.to_thread(ingest.close)
+            database.close()
+
+
+async def _upkeep(gateway: Gateway) -> None:
+    """Once a second: keys as the database has them, adapters as the journal has them."""
+    fresh = True
+    while True:
+        try:
+            await asyncio.to_thread(gateway.keys.reload)
+            health = await gateway.engine.health()
+            if health.base != gateway.base.digest:
+                raise UsageError(
+                    f"the engine serves another base than {gateway.base.name}",
+                    next_step="espalier down, then espalier up",
+                )
+            limit = int(health.capabilities.get("context_length", gateway.base.context_length))
+            gateway.context_length = min(limit, gateway.base.context_length)
+            if fresh:
+                # What an earlier gateway process held, and did not live to give back.
+                await gateway.engine.release(None, HOLDER)
+                fresh = False
+            if not gateway.releases.ready:
+                await gateway.releases.start()
+            await gateway.versions.restore(health.resident)
+        except EspalierError as error:
+            gateway.releases.note(error)
+            _log.warning("%s", error.message)
+        except Exception:
+            _log.exception("upkeep failed")
+        await asyncio.sleep(_LOOK_AGAIN_S if gateway.releases.ready else _LOOK_AGAIN_S / 5)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConflictError(
+            f"the gateway cannot listen on {host}:{port}: {error.strerror}",
+            next_step="set [gateway] port in espalier.toml; 0 takes a free one",
+        ) from error
+    return listener
+
+
+def _server(app: FastAPI, settings: Settings, uds: str | None = None) -> _Server:
+    config = uvicorn.Config(
+        app,
+        uds=uds,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        date_header=False,
+        ws="none",
+        backlog=1024,
+        timeout_graceful_shutdown=max(1, round(settings.gateway.drain_s)),
+    )
+    return _Server(config)
+
+
+def _stop_on_signals(*servers: _Server) -> None:
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -1,0 +1,146 @@
+"""Which adapters are resident in the engine for the gateway, and who is using them.
+
+A request leases its version from the moment the alias is resolved until its last byte. A version
+is released when no request holds it and it is neither the champion nor the one before it.
+"""
+
+import asyncio
+import logging
+from types import TracebackType
+
+from appliance.core.digests import Digest, short
+from appliance.core.errors import EspalierError
+from appliance.engine.client import AsyncEngine
+
+HOLDER = "serving"
+_log = logging.getLogger("espalier.versions")
+
+
+class Versions:
+    """Lives on the gateway's event loop: plain counters, no locks around them."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._uses: dict[Digest, int] = {}
+        self._resident: dict[Digest, None] = {}
+        self._guests: set[Digest] = set()
+        """Addressed by digest; they stay until somebody needs the room."""
+        self._kept: set[Digest] = set()
+        """Champion and the one before it."""
+        self._changing = asyncio.Lock()
+        self._releasing: set[asyncio.Task[None]] = set()
+
+    @property
+    def resident(self) -> list[Digest]:
+        """What the gateway has prepared."""
+        return list(self._resident)
+
+    @property
+    def uses(self) -> dict[Digest, int]:
+        """Requests under way by version."""
+        return dict(self._uses)
+
+    def lease(self, adapter: Digest | None) -> "Lease":
+        """Hold a version for one request, from now until the lease is left."""
+        if adapter is not None:
+            self._uses[adapter] = self._uses.get(adapter, 0) + 1
+        return Lease(self, adapter)
+
+    def give_back(self, adapter: Digest) -> None:
+        """What a lease does at its end."""
+        self._uses[adapter] -= 1
+        if not self._uses[adapter]:
+            del self._uses[adapter]
+            self._release_unused()
+
+    async def prepare(self, adapter: Digest, *, guest: bool = False) -> None:
+        """Make a version resident; idle guests make room for it.
+
+        Raises:
+            AdapterError: it is not fit to be loaded.
+            ConflictError: every slot is held.
+            UnavailableError: the engine does not answer.
+        """
+        if adapter in self._resident:
+            if not guest:
+                self._guests.discard(adapter)
+            return
+        async with self._changing:
+            for idle in [g for g in self._guests if g not in self._uses and g not in self._kept]:
+                await self._engine.release(idle, HOLDER)
+                self._forget(idle)
+            await self._engine.prepare(adapter, HOLDER)
+            self._resident[adapter] = None
+            if guest:
+                self._guests.add(adapter)
+
+    async def load_again(self, adapter: Digest) -> None:
+        """Prepare a version that the engine says it does not have."""
+        self._resident.pop(adapter, None)
+        await self.prepare(adapter, guest=adapter in self._guests)
+
+    async def restore(self, resident: list[Digest]) -> None:
+        """Load what should be resident and, as the engine's own list says, is not."""
+        for adapter in [a for a in self._resident if a not in resident]:
+            _log.warning("the engine lost adapter %s: loading it again", short(adapter))
+            await self.load_again(adapter)
+
+    def keep(self, *adapters: Digest | None) -> None:
+        """From now on these stay resident; every other version goes when its last request ends."""
+        self._kept = {adapter for adapter in adapters if adapter is not None}
+        self._guests -= self._kept
+        self._release_unused()
+
+    def drop(self, adapter: Digest) -> None:
+        """A version that did not make it: release it as soon as nobody uses it."""
+        self._guests.discard(adapter)
+        self._release_unused()
+
+    async def settle(self) -> None:
+        """Return once the releases that were begun are done."""
+        while self._releasing:
+            await asyncio.gather(*self._releasing)
+
+    def _release_unused(self) -> None:
+        for adapter in list(self._resident):
+            if adapter not in self._kept | self._guests and adapter not in self._uses:
+                self._forget(adapter)
+                task = asyncio.get_running_loop().create_task(self._release(adapter))
+                self._releasing.add(task)
+                task.add_done_callback(self._releasing.discard)
+
+    async def _release(self, adapter: Digest) -> None:
+        async with self._changing:
+            if adapter in self._resident or adapter in self._uses:
+                return  # somebody wanted it again meanwhile
+            try:
+                await self._engine.release(adapter, HOLDER)
+            except EspalierError as error:
+                _log.warning("adapter %s stays in the engine: %s", short(adapter), error)
+
+    def _forget(self, adapter: Digest) -> None:
+        self._resident.pop(adapter, None)
+        self._guests.discard(adapter)
+
+
+class Lease:
+    """One request's hold on a version. It begins when it is made: no await can come between
+    resolving the alias and holding what it meant.
+    """
+
+    def __init__(self, versions: Versions, adapter: Digest | None) -> None:
+        self._versions = versions
+        self._adapter = adapter
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._adapter is not None:
+            self._versions.give_back(self._adapter)
+            self._adapter = None
