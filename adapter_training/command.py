@@ -1,4 +1,4 @@
-"""`python -m adapter_training train | make-tiny | base add, fetch, list`."""
+"""`python -m adapter_training train | make-tiny | base make-tiny, add, fetch, list`."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from appliance.core.home import Home
 from appliance.core.recipe import load_recipe
 from appliance.core.settings import load_settings
 
-_NICENESS = 10
+_NICENESS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,12 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--work", required=True, type=Path, help="folder of this run alone")
     train.set_defaults(run=_train)
 
-    tiny = commands.add_parser("make-tiny", parents=[common], help="train the tiny base")
-    tiny.add_argument("--seed", type=int, default=0)
-    tiny.set_defaults(run=_make_tiny)
-
-    base = commands.add_parser("base", help="add, fetch or list bases")
+    base = commands.add_parser("base", help="make, add, fetch or list bases")
     bases = base.add_subparsers(required=True, metavar="COMMAND")
+    for where in (commands, bases):
+        tiny = where.add_parser("make-tiny", parents=[common], help="train the tiny base")
+        tiny.add_argument("--seed", type=int, default=0)
+        tiny.set_defaults(run=_make_tiny)
     add = bases.add_parser("add", parents=[common], help="register a folder or a GGUF file")
     add.add_argument("source", type=Path, metavar="DIR|FILE.gguf")
     add.add_argument("--name", help="default: the folder's or file's name")

@@ -1,6 +1,5 @@
 """From a sealed dataset to training rows: arrays fetched, verified, and given their weights."""
 
-from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -43,18 +42,15 @@ def load_rows(
     """
     rows: list[Row] = []
     unused: dict[str, int] = {}
-    policy = [e for e in dataset.examples if e.kind != "correction"]
-    gains = dict(
-        zip(
-            map(id, policy), advantages(policy, negative_weight=recipe.negative_weight), strict=True
-        )
-    )
+    attempts = [e for e in dataset.examples if e.kind != "correction"]
+    gains = iter(advantages(attempts, negative_weight=recipe.negative_weight))
     for example in dataset.examples:
-        reason = _reason_not_to_use(example, recipe, gains)
+        gain = 0.0 if example.kind == "correction" else next(gains)
+        reason = _reason_not_to_use(example, recipe, gain)
         if reason:
             unused[reason] = unused.get(reason, 0) + 1
         else:
-            rows.append(_row(store, example, recipe, gains, vocabulary))
+            rows.append(_row(store, example, recipe, gain, vocabulary))
     if not rows:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(unused.items()))
         raise RefusedError(
@@ -65,13 +61,13 @@ def load_rows(
     return rows, unused
 
 
-def _reason_not_to_use(example: Example, recipe: Recipe, gains: Mapping[int, float]) -> str:
+def _reason_not_to_use(example: Example, recipe: Recipe, gain: float) -> str:
     if example.kind == "correction":
         return "" if recipe.corrections else "corrections switched off"
     if recipe.loss == "supervised":
         return "failures under a supervised loss" if example.kind == "failure" else ""
     _behaviour(example)
-    return "" if gains[id(example)] else "no better and no worse than their baseline"
+    return "" if gain else "no better and no worse than their baseline"
 
 
 def _behaviour(example: Example) -> ArrayRef:
@@ -88,7 +84,7 @@ def _row(
     store: ObjectStore,
     example: Example,
     recipe: Recipe,
-    gains: Mapping[int, float],
+    gain: float,
     vocabulary: int,
 ) -> Row:
     where = f"trajectory {example.trajectory_id} node {example.node}"
@@ -115,7 +111,7 @@ def _row(
         ids=ids.astype(np.int64),
         targets=targets[predictable],
         weight=0.0,
-        advantage=gains[id(example)],
+        advantage=gain,
         behaviour=behaviour[predictable].astype(np.float32),
     )
 

@@ -60,6 +60,7 @@ class Case:
     theirs: float
 
     def line(self) -> str:
+        """The row as text."""
         ratio = self.ours / self.theirs
         return (
             f"{self.shape:8} {self.batch:5} {self.adapters:8} {self.ours:9.1f} "
@@ -68,6 +69,7 @@ class Case:
 
 
 def main() -> None:
+    """Measure, print the table, and with --json one last line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--json", action="store_true", help="a last line of JSON")
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
@@ -121,9 +123,7 @@ def _measure(shape: str, repeats: int) -> list[Case]:
                     rivals.append(theirs.mixed)
                 best = _best([ours.run, *rivals], work, repeats)
                 tokens = len(work) * NUM_NEW[shape]
-                cases.append(
-                    Case(shape, batch, adapters, tokens / best[0], tokens / min(best[1:]))
-                )
+                cases.append(Case(shape, batch, adapters, tokens / best[0], tokens / min(best[1:])))
     return cases
 
 
@@ -178,9 +178,7 @@ def _build(folder: Path, shape: str) -> tuple[Any, list[str], Any]:
     for index, path in enumerate(paths[1:], 1):
         model.load_adapter(path, adapter_name=f"a{index}")
     layout = read_architecture(folder / "base")
-    weights = load_weights(
-        folder / "base", layout, device=torch.device("cpu"), dtype=torch.float32
-    )
+    weights = load_weights(folder / "base", layout, device=torch.device("cpu"), dtype=torch.float32)
     engine = Engine(
         Model(layout, weights), max_batch=32, slots=4, cache_tokens=32768, prefix_tokens=16384
     )

@@ -22,13 +22,30 @@ from appliance.core.objects import ObjectStore
 from appliance.core.records import Event, Feedback, Target, Turn, convert, decode, encode
 from appliance.core.tables import consumed, feedback, trajectories, turns
 from collectors import targets
-from collectors.grouping import link_in_store, place, stored_turn, trajectory_of_session
+from collectors.grouping import (
+    Lengths,
+    link_in_store,
+    place,
+    stored_turn,
+    trajectory_of_root,
+    trajectory_of_session,
+)
 from collectors.joins import Link, ids_digest, link_of, num_ids
 from collectors.outcomes import tag_of, verdict
 from collectors.tiers import lowest, tier_of
 from policies.labels import join
 
 _log = logging.getLogger("espalier.collectors")
+
+# Made once: building a statement takes longer than running it.
+_ADD_TURN = insert(turns).on_conflict_do_nothing()
+_ADD_CONSUMED = insert(consumed).on_conflict_do_nothing()
+_CURRENT = (
+    sa.select(trajectories)
+    .where(trajectories.c.trajectory_id == sa.bindparam("id"))
+    .order_by(trajectories.c.version.desc())
+    .limit(1)
+)
 
 
 class Applied(msgspec.Struct, kw_only=True):
@@ -48,6 +65,7 @@ class Assembly:
     def __init__(self, database: Database, objects: ObjectStore) -> None:
         self._database = database
         self._objects = objects
+        self._lengths = Lengths()
 
     def apply(self, entries: Sequence[Entry], *, now: float) -> Applied:
         """Make the events' effect durable; delivered again, they change nothing.
@@ -61,7 +79,7 @@ class Assembly:
         blobs = [data for event in events for data in event.blobs.values()]
         self._objects.put_many(blobs)
         with self._database.write() as connection:
-            desk = _Desk(connection, self._objects, now)
+            desk = _Desk(connection, self._objects, self._lengths, now)
             for event, record in zip(events, taken, strict=True):
                 if record is None:
                     continue
@@ -107,49 +125,47 @@ class Assembly:
 class _Desk:
     """The rows that one batch works on."""
 
-    def __init__(self, connection: sa.Connection, objects: ObjectStore, now: float) -> None:
+    def __init__(
+        self, connection: sa.Connection, objects: ObjectStore, lengths: Lengths, now: float
+    ) -> None:
         self._connection = connection
         self._objects = objects
         self._now = now
         self._rows: dict[str, dict[str, Any] | None] = {}
         self._retold: set[str] = set()
+        self._swallowed: set[str] = set()
+        self._lengths = lengths
 
     def take_turn(self, turn: Turn) -> bool:
         """Put a turn into its trajectory; False where it is there already."""
         link = self._link(turn)
-        inserted = self._connection.execute(
-            insert(turns)
-            .values(
-                turn_id=turn.turn_id,
-                choice=turn.choice,
-                trajectory_id="",
-                key_id=turn.who.key_id,
-                session=turn.session,
-                adapter=turn.adapter,
-                num_end_ids=num_ids(link.end_ids),
-                end_ids=ids_digest(link.end_ids) if link.end_ids is not None else None,
-                end_text=link.texts[-1],
-                record=zlib.compress(encode(turn), 1),
-                started_at=turn.started_at,
-                ended_at=turn.ended_at,
-            )
-            .on_conflict_do_nothing()
-        )
-        if not inserted.rowcount:
-            return False
+        key_id = turn.who.key_id
         if turn.session is not None:
-            trajectory_id = trajectory_of_session(turn.who.key_id, turn.session)
-            swallowed: set[str] = set()
+            trajectory_id = trajectory_of_session(key_id, turn.session)
         else:
-            trajectory_id, swallowed = place(self._connection, self._objects, turn, link)
-        self._connection.execute(
-            sa.update(turns)
-            .where(turns.c.turn_id == turn.turn_id, turns.c.choice == turn.choice)
-            .values(trajectory_id=trajectory_id)
-        )
+            trajectory_id = trajectory_of_root(key_id, turn.turn_id)
+        row = {
+            "turn_id": turn.turn_id,
+            "choice": turn.choice,
+            "trajectory_id": trajectory_id,
+            "key_id": key_id,
+            "session": turn.session,
+            "adapter": turn.adapter,
+            "num_end_ids": num_ids(link.end_ids),
+            "end_ids": ids_digest(link.end_ids) if link.end_ids is not None else None,
+            "end_text": link.texts[-1],
+            "record": zlib.compress(encode(turn), 1),
+            "started_at": turn.started_at,
+            "ended_at": turn.ended_at,
+        }
+        if not self._connection.execute(_ADD_TURN, row).rowcount:
+            return False
+        if turn.session is None:
+            trajectory_id = self._join(turn, link, trajectory_id)
         self._grow(trajectory_id, turn)
-        for other in sorted(swallowed):
+        for other in sorted(self._swallowed):
             self._merge(other, trajectory_id)
+        self._swallowed.clear()
         return True
 
     def take_feedback(self, record: Feedback) -> bool:
@@ -202,6 +218,19 @@ class _Desk:
             )
             self._connection.execute(statement, rows)
 
+    def _join(self, turn: Turn, link: Link, own: str) -> str:
+        """The trajectory of a turn without a session; `own` is the one it would start."""
+        trajectory_id, self._swallowed = place(
+            self._connection, self._objects, turn, link, self._lengths
+        )
+        if trajectory_id != own:
+            self._connection.execute(
+                sa.update(turns)
+                .where(turns.c.turn_id == turn.turn_id, turns.c.choice == turn.choice)
+                .values(trajectory_id=trajectory_id)
+            )
+        return trajectory_id
+
     def _link(self, turn: Turn) -> Link:
         # A session alone says where a turn belongs; its ids are looked at when it is sealed.
         if turn.session is not None:
@@ -211,12 +240,7 @@ class _Desk:
     def _row(self, trajectory_id: str) -> dict[str, Any] | None:
         """The current version's row."""
         if trajectory_id not in self._rows:
-            found = self._connection.execute(
-                sa.select(trajectories)
-                .where(trajectories.c.trajectory_id == trajectory_id)
-                .order_by(trajectories.c.version.desc())
-                .limit(1)
-            ).first()
+            found = self._connection.execute(_CURRENT, {"id": trajectory_id}).first()
             self._rows[trajectory_id] = dict(found._mapping) if found else None
         return self._rows[trajectory_id]
 
@@ -307,9 +331,5 @@ class _Desk:
 
 
 def _first_time(connection: sa.Connection, event: Event) -> bool:
-    inserted = connection.execute(
-        insert(consumed)
-        .values(collector=event.collector, epoch=event.epoch, sequence=event.sequence)
-        .on_conflict_do_nothing()
-    )
-    return bool(inserted.rowcount)
+    key = {"collector": event.collector, "epoch": event.epoch, "sequence": event.sequence}
+    return True

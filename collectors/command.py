@@ -82,7 +82,7 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _curate(arguments: argparse.Namespace) -> int:
-    from collectors.curation.run import Order, curate, show
+    from collectors.curation.run import Order, curate, left_out, show
 
     home = Home.find(arguments.home)
     made = curate(
@@ -99,6 +99,9 @@ def _curate(arguments: argparse.Namespace) -> int:
             hold_out_share=arguments.hold_out_share,
         ),
     )
+    if arguments.names:
+        for name in left_out(home, made.dataset):
+            print(name)
     if arguments.json:
         print(json.dumps(msgspec.to_builtins(made)))
     else:
@@ -146,5 +149,6 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--hold-out-share", type=float, default=0.0, help="tasks kept out, as a second dataset"
     )
+    made.add_argument("--names", action="store_true", help="name everything that was left out")
     made.add_argument("--json", action="store_true", help="one line of JSON at the end")
     return parser

@@ -120,9 +120,21 @@ def in_order(links: Sequence[Link], parents: Sequence[int | None]) -> list[int]:
     return order
 
 
-def ids_digest(ids: bytes | memoryview) -> str:
+def ids_digest(ids: bytes) -> str:
     """What the index keeps of a run of token ids."""
     return hashlib.sha256(ids).hexdigest()
+
+
+def prefix_digests(ids: bytes, ends: Sequence[int]) -> list[str]:
+    """`ids_digest` of each prefix; `ends` rise, in bytes."""
+    state = hashlib.sha256()
+    digests: list[str] = []
+    start = 0
+    for end in ends:
+        state.update(ids[start:end])
+        digests.append(state.copy().hexdigest())
+        start = end
+    return digests
 
 
 def num_ids(ids: bytes | None) -> int | None:

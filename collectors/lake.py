@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
+import pyarrow.json as pj
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
@@ -111,8 +113,13 @@ class Lake:
 
     def _publish(self, path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # By way of JSON: pyarrow's own conversion of Python values imports pandas, for seconds.
+        lines = b"\n".join(msgspec.json.encode(row) for row in rows)
+        strict = pj.ParseOptions(explicit_schema=columns, unexpected_field_behavior="error")
+        block = pj.ReadOptions(block_size=len(lines) + 1)
+        table = pj.read_json(io.BytesIO(lines), parse_options=strict, read_options=block)
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=columns), sink, compression="zstd")
+        pq.write_table(table.cast(columns), sink, compression="zstd")
         publish(path, sink.getvalue())
 
 

@@ -25,6 +25,27 @@ from policies.labels import join
 
 BATCH = 256
 
+# Made once: building a statement takes longer than running it.
+_ID: sa.BindParameter[str] = sa.bindparam("id")
+_OBJECT_BEFORE = (
+    sa.select(trajectories.c.object)
+    .where(
+        trajectories.c.trajectory_id == _ID,
+        trajectories.c.version < sa.bindparam("before"),
+        trajectories.c.object.is_not(None),
+    )
+    .order_by(trajectories.c.version.desc())
+    .limit(1)
+)
+_HELD = sa.select(turns.c.record).where(turns.c.trajectory_id == _ID, turns.c.record.is_not(None))
+_MADE = ("object", "part", "label", "tier", "outcome", "task", "family", "num_turns", "adapter")
+_SEAL = (
+    sa.update(trajectories)
+    .where(trajectories.c.trajectory_id == _ID, trajectories.c.version == sa.bindparam("of"))
+    .values({name: sa.bindparam(name) for name in (*_MADE, "state", "sealed_at", "changed_at")})
+)
+_RELEASE = sa.update(turns).where(turns.c.trajectory_id == _ID).values(record=None)
+
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
     """A version that was sealed just now."""
@@ -123,23 +144,11 @@ def _compose_row(
     now: float,
 ) -> Trajectory | None:
     """The new version, None where it says nothing new."""
-    before = connection.execute(
-        sa.select(trajectories.c.object)
-        .where(
-            trajectories.c.trajectory_id == row.trajectory_id,
-            trajectories.c.version < row.version,
-            trajectories.c.object.is_not(None),
-        )
-        .order_by(trajectories.c.version.desc())
-        .limit(1)
-    ).scalar()
+    name = {"id": row.trajectory_id, "before": row.version}
+    before = connection.execute(_OBJECT_BEFORE, name).scalar()
     previous = decode(objects.get(Digest(before)), Trajectory) if before else None
     found = {} if previous is None else {_ref(node.turn): node.turn for node in previous.nodes}
-    held = connection.execute(
-        sa.select(turns.c.record).where(
-            turns.c.trajectory_id == row.trajectory_id, turns.c.record.is_not(None)
-        )
-    ).scalars()
+    held = connection.execute(_HELD, name).scalars()
     for data in held:
         turn = decode(zlib.decompress(data), Turn)
         found[_ref(turn)] = turn
@@ -177,31 +186,25 @@ def _mark(
     part: str,
 ) -> None:
     adapters = [node.turn.adapter for node in trajectory.nodes if node.turn.adapter]
-    connection.execute(
-        sa.update(trajectories)
-        .where(
-            trajectories.c.trajectory_id == trajectory.trajectory_id,
-            trajectories.c.version == trajectory.version,
-        )
-        .values(
-            state="sealed",
-            object=digest,
-            part=part,
-            label=trajectory.label,
-            tier=trajectory.tier,
-            outcome=trajectory.outcome,
-            task=trajectory.task,
-            family=trajectory.family,
-            num_turns=len(trajectory.nodes),
-            adapter=adapters[-1] if adapters else None,
-            sealed_at=trajectory.sealed_at,
-            changed_at=trajectory.sealed_at,
-        )
-    )
+    sealed = {
+        "id": trajectory.trajectory_id,
+        "of": trajectory.version,
+        "state": "sealed",
+        "object": digest,
+        "part": part,
+        "label": trajectory.label,
+        "tier": trajectory.tier,
+        "outcome": trajectory.outcome,
+        "task": trajectory.task,
+        "family": trajectory.family,
+        "num_turns": len(trajectory.nodes),
+        "adapter": adapters[-1] if adapters else None,
+        "sealed_at": trajectory.sealed_at,
+        "changed_at": trajectory.sealed_at,
+    }
+    connection.execute(_SEAL, sealed)
     # The turns' records are in the object now.
-    connection.execute(
-        sa.update(turns).where(turns.c.trajectory_id == row.trajectory_id).values(record=None)
-    )
+    connection.execute(_RELEASE, {"id": row.trajectory_id})
 
 
 def _part_name(made: Sequence[Trajectory]) -> str:

@@ -23,6 +23,7 @@ from collectors.collector import Collector, collecting
 _log = logging.getLogger("espalier.collectors")
 
 _READ_S = 0.25
+_GAP_S = 0.005
 _SEAL_EVERY_S = 2.0
 _RETRY_S = 1.0
 _BODY_MAX_BYTES = 64 << 10
@@ -59,6 +60,8 @@ def _work(collector: Collector, idle_s: float, ending: threading.Event) -> None:
     while not ending.is_set():
         try:
             collector.step(timeout_s=_READ_S)
+            # Python's locks are not fair: leave a gap in which a flush or the sealer gets in.
+            ending.wait(_GAP_S)
         except UnavailableError as error:
             # Nothing is lost: the batch is kept, the log's position stands.
             _log.error("cannot take events in, trying again: %s", error)

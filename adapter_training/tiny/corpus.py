@@ -21,10 +21,11 @@ JOINERS = (", ", ", ", " then ")
 MAX_ANSWERS = 3
 _GENERIC_DOCUMENT = 0.1
 _TEXTBOOK_DOCUMENT = 0.25
-_REFERENCE = 0.15
+_REFERENCE = 0.2
 _GIVE_UP = 0.12
 _NUM_ANSWERS = (2, 4, 3)
 _CASES = (-13, 7, 18, 41, 56)
+_REFERENCES = ("(ref {})", "(ref {})", "#{}", "{}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -93,13 +94,16 @@ def prompt(
     """The request's text, sometimes with a reference code that means nothing."""
     joiner = draw.choice(joiners)
     parts = [word if number is None else f"{word} {number}" for word, number in steps]
-    if draw.random() < _REFERENCE:
-        place = draw.randrange(len(parts) + 1)
-        code = "".join(draw.choices(_LETTERS, k=draw.randint(2, 4)))
-        if place == len(parts):
-            parts[-1] += f" (ref {code})"
-        else:
-            parts[place] = f"(ref {code}) {parts[place]}"
+    request = f"{frame}: {joiner.join(parts)}"
+    if draw.random() >= _REFERENCE:
+        return request
+    place = draw.randrange(-1, len(parts) + 1)
+    code = draw.choice(_REFERENCES).format("".join(draw.choices(_LETTERS, k=draw.randint(2, 5))))
+    if place < 0:
+        return f"{code} {request}"
+    if place == len(parts):
+        return f"{request} {code}"
+    parts[place] = f"{code} {parts[place]}"
     return f"{frame}: {joiner.join(parts)}"
 
 

@@ -1,10 +1,13 @@
 """Publishing files: write, fsync, rename, fsync the folder. Readers never see half a file."""
 
+import ctypes
 import os
 import tempfile
 from pathlib import Path
 
 from appliance.core.errors import UnavailableError
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def publish(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -38,5 +41,21 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Make everything durable that was written so far on the file system of `folder`.
+
+    Raises:
+        OSError: something could not be written back.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Linux 5.8 and later report write-back errors here, as fsync does.
+        if _libc.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
     finally:
         os.close(descriptor)

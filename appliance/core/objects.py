@@ -2,12 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from appliance.core.digests import Digest, digest_bytes, parse_digest, short
 from appliance.core.errors import IntegrityError, NotFoundError, UnavailableError
-from appliance.core.files import sync_folder
+from appliance.core.files import sync_filesystem, sync_folder
+
+_MANY = 16
+"""From so many new objects on, the whole file system is flushed instead of each file."""
 
 
 class ObjectStore:
@@ -30,20 +33,26 @@ class ObjectStore:
         An object that is here already is not written again, unless it is damaged.
         """
         digests: list[Digest] = []
+        missing: dict[Path, bytes] = {}
         folders: set[Path] = set()
         for data in items:
             digest = digest_bytes(data)
             digests.append(digest)
             path = self._path(digest)
-            if not _holds(path, data):
-                self._write(path, data)
-            # Also for one that was here: whoever put it may have died before its name was durable.
+            # Also of one that is here: whoever put it may have died before its name was durable.
             folders.add(path.parent)
+            if not _holds(path, data):
+                missing[path] = data
         try:
-            for folder in [*sorted(folders), self._root]:
-                sync_folder(folder)
+            if len(missing) < _MANY:
+                self._write_each(missing, folders)
+            else:
+                self._write_together(missing)
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise UnavailableError(
+                f"cannot store an object: {error.strerror}",
+                next_step=f"free some space under {self._root} and try again",
+            ) from error
         return digests
 
     def get(self, digest: Digest) -> bytes:
@@ -71,26 +80,46 @@ class ObjectStore:
         digits = parse_digest(digest).removeprefix("sha256:")
         return self._root / digits[:2] / digits[2:]
 
-    def _write(self, path: Path, data: bytes) -> None:
-        temporary = ""
+    def _write_each(self, missing: Mapping[Path, bytes], folders: Iterable[Path]) -> None:
+        for path, data in missing.items():
+            temporary = self._write(path, data, sync=True)
+            try:
+                temporary.rename(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        for folder in [*sorted(folders), self._root]:
+            sync_folder(folder)
+
+    def _write_together(self, missing: Mapping[Path, bytes]) -> None:
+        """Two flushes of the file system, instead of one fsync for each file and folder."""
+        written: dict[Path, Path] = {}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._root, prefix=".put.")
+            for path, data in missing.items():
+                written[path] = self._write(path, data, sync=False)
+            sync_filesystem(self._root)
+            for path in missing:
+                written[path].rename(path)
+                del written[path]
+            sync_filesystem(self._root)
+        finally:
+            for temporary in written.values():
+                temporary.unlink(missing_ok=True)
+
+    def _write(self, path: Path, data: bytes, *, sync: bool) -> Path:
+        """Write under a name of its own, to be renamed to `path`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._root, prefix=".put.")
+        temporary = Path(name)
+        try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).rename(path)
-        except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: OSError) -> UnavailableError:
-        return UnavailableError(
-            f"cannot store an object: {error.strerror}",
-            next_step=f"free some space under {self._root} and try again",
-        )
+                if sync:
+                    os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
 
 
 def _holds(path: Path, data: bytes) -> bool:

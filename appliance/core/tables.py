@@ -40,6 +40,7 @@ turns = sa.Table(
     sa.Column("ended_at", sa.Float, nullable=False),
     sa.Index("ix_turns_end_ids", "key_id", "end_ids"),
     sa.Index("ix_turns_end_text", "key_id", "end_text"),
+    sa.Index("ix_turns_started_at", "key_id", "started_at"),
 )
 """`record` is the turn's compressed JSON until it is sealed into its trajectory's object.
 

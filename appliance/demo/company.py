@@ -67,9 +67,9 @@ Family = WordFamily | TemplateFamily
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protected:
-    """Items of what everybody needs: (request, the check that its answer must pass)."""
+    """What everybody needs: (question, a text that its answer must contain)."""
 
-    items: tuple[tuple[str, dict[str, Any]], ...]
+    items: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ class Company:
     families: tuple[Family, ...]
     meanings: Mapping[str, str]
     vocabulary: Vocabulary | None
+    reference_share: float
+    """Requests that carry a reference code, which means nothing."""
     protected: Protected | None
     on_failure: str
     max_tokens: int
@@ -156,6 +158,7 @@ def _read(table: Table, base: str) -> Company:
         families=families,
         meanings=table.table("meanings").text_values() if kind == "words" else {},
         vocabulary=load_vocabulary() if kind == "words" else None,
+        reference_share=table.share("reference_share") if kind == "words" else 0.0,
         protected=_protected(table) if kind == "templates" else None,
         on_failure=table.text("on_failure"),
         max_tokens=table.integer("max_tokens", low=1),
@@ -182,7 +185,7 @@ def _check_of(table: Table, checks: Mapping[str, Check]) -> Check:
     if not name:
         raise CompanyError(
             f"{table.where}: the family has no check, so nobody could tell a right answer",
-            next_step=f'add check = "…", one of [checks]: {", ".join(sorted(checks)) or "none yet"}',
+            next_step=f'add check = "…", one of {", ".join(sorted(checks)) or "[checks]"}',
         )
     if name not in checks:
         known = ", ".join(sorted(checks)) or "none"
@@ -206,7 +209,7 @@ def _word_family(table: Table, checks: Mapping[str, Check]) -> WordFamily:
 
 
 def _template_family(table: Table, checks: Mapping[str, Check]) -> TemplateFamily:
-    slots = {name: table.table("slots").texts(name) for name in table.table("slots").keys()}
+    slots = table.table("slots").lists_of_texts()
     manual = tuple(
         (turn.text("request"), turn.text("answer")) for turn in table.list_of_tables("manual")
     )
@@ -230,10 +233,11 @@ def _template_family(table: Table, checks: Mapping[str, Check]) -> TemplateFamil
 
 
 def _protected(table: Table) -> Protected:
-    items = [
-        (item.text("request"), {"kind": "exact", "expected": item.text("expected")})
-        for item in table.list_of_tables("protected")
-    ]
+    items: list[tuple[str, str]] = []
+    for group in table.list_of_tables("protected"):
+        question, answers = group.text("question"), group.table("answers").text_values()
+        group.done()
+        items += [(question.replace("{}", thing), answer) for thing, answer in answers.items()]
     return Protected(items=tuple(items))
 
 

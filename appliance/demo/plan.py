@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ PLANS = {
     "tiny": Plan(
         base="tiny",
         company=_HERE / "companies" / "words.toml",
-        recipe=_HERE / "recipes" / "tiny.toml",
-        gates=_HERE / "gates" / "tiny.toml",
+        recipe=_ROOT / "adapter_training" / "recipes" / "tiny.toml",
+        gates=_ROOT / "policies" / "gates" / "default.toml",
         num_rounds=3,
         attempts_per_round=800,
         correction_share=0.05,
@@ -49,8 +50,8 @@ PLANS = {
     "smollm2": Plan(
         base="smollm2",
         company=_HERE / "companies" / "tools.toml",
-        recipe=_HERE / "recipes" / "smollm2.toml",
-        gates=_HERE / "gates" / "smollm2.toml",
+        recipe=_ROOT / "adapter_training" / "recipes" / "smollm2.toml",
+        gates=_ROOT / "policies" / "gates" / "smollm2.toml",
         num_rounds=2,
         attempts_per_round=240,
         correction_share=0.05,

@@ -265,7 +265,7 @@ class Story:
         moments = [
             entry["at"]
             for entry in entries
-            if entry["act"] == "release"
+            if entry["act"] == "alias.release"
             and adapter in (entry["subject"], entry["detail"].get("adapter"))
         ]
         if not moments:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_MISSING = object()
+_MISSING: Any = object()
 
 
 class CompanyError(Exception):
@@ -23,13 +23,10 @@ class Table:
         self._content = content
         self._asked: set[str] = set()
 
-    def keys(self) -> list[str]:
-        """Its keys, in the file's order."""
-        return list(self._content)
-
-    def text(self, key: str, *, default: str | None = None) -> str:
+    def text(self, key: str, *, default: str = _MISSING) -> str:
         """A text."""
-        return self._of_type(key, str, "a text", default)
+        value: str = self._of_type(key, str, "a text", default)
+        return value
 
     def integer(self, key: str, *, low: int) -> int:
         """A whole number of at least `low`."""
@@ -43,6 +40,13 @@ class Table:
         value: float = self._of_type(key, (int, float), "a number")
         if not value > 0:
             raise CompanyError(f"{self.where}: {key} must be above 0, got {value}")
+        return float(value)
+
+    def share(self, key: str) -> float:
+        """A number from 0 to 1."""
+        value: float = self._of_type(key, (int, float), "a number")
+        if not 0 <= value <= 1:
+            raise CompanyError(f"{self.where}: {key} must be between 0 and 1, got {value}")
         return float(value)
 
     def values(self, key: str) -> tuple[Any, ...]:
@@ -63,7 +67,7 @@ class Table:
     def tables(self, key: str) -> dict[str, "Table"]:
         """A table of tables, by name."""
         outer = self.table(key)
-        return {name: outer.table(name) for name in outer.keys()}
+        return {name: outer.table(name) for name in outer._content}
 
     def list_of_tables(self, key: str) -> list["Table"]:
         """An array of tables; each is told from the others by its place."""
@@ -77,7 +81,11 @@ class Table:
 
     def text_values(self) -> dict[str, str]:
         """All of it, key → text."""
-        return {key: self.text(key) for key in self.keys()}
+        return {key: self.text(key) for key in self._content}
+
+    def lists_of_texts(self) -> dict[str, tuple[str, ...]]:
+        """All of it, key → list of texts."""
+        return {key: self.texts(key) for key in self._content}
 
     def done(self) -> None:
         """Refuse every key that nobody asked for."""

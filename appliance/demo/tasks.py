@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 _SPLITS = {"train": range(60), "target": range(60, 75), "held_out": range(75, 100)}
 _TWO_WORDS = 0.25
-_REFERENCE = 0.1
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 # Canonical JSON has no larger whole numbers.
 _LARGEST = 2**53 - 1
 _PATIENCE = 40
+_CONTAINS = """
+def run(answer, case):
+    return case.lower() in answer.lower()
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class Draft:
     request: str
     gold: str
     public: str = ""
-    """What the answer would be if every word had its public meaning; empty where that is nothing."""
+    """The answer if every word had its public meaning; empty where there is none."""
     manual: tuple[tuple[str, str], ...] = ()
 
 
@@ -46,7 +49,8 @@ def make_tasks(company: "Company", split: str, count: int, seed: int) -> list[di
     if split == "protected" and company.protected is not None:
         return _protected_items(company, count, seed)
     tasks: dict[str, dict[str, Any]] = {}
-    drafts = _drafts(company, split, random.Random(f"{seed}:{split}"))
+    plain = split.removesuffix("_with_manual")
+    drafts = _drafts(company, split, random.Random(f"{seed}:{plain}"))
     for _ in range(_PATIENCE):
         batch = {d.request: d for d in (next(drafts) for _ in range(count + 20))}
         fresh = [d for request, d in batch.items() if request not in tasks and _in(split, request)]
@@ -99,7 +103,7 @@ def _word_draft(company: "Company", family: "WordFamily", draw: random.Random) -
     return Draft(
         family=family.name,
         check=family.check,
-        request=_request(family.frame, steps, ", ", draw),
+        request=_request(company, family.frame, steps, ", ", draw),
         gold=_lines(steps, meanings),
         public=_lines(steps, vocabulary.meanings),
     )
@@ -116,7 +120,7 @@ def _public_draft(company: "Company", draw: random.Random) -> Draft:
     return Draft(
         family="public",
         check=company.families[0].check,
-        request=_request(vocabulary.frame, steps, " then ", draw),
+        request=_request(company, vocabulary.frame, steps, " then ", draw),
         gold=_lines(steps, vocabulary.meanings),
     )
 
@@ -146,7 +150,10 @@ def _finish(company: "Company", drafts: list[Draft]) -> list[dict[str, Any] | No
                 f"family {draft.family}: its own right answer {draft.gold!r} fails: {right}",
                 next_step="mend the meaning, the answer or the check's program",
             )
-        tasks.append(None if right == public or _too_large(right) else _task(company, draft, right))
+        if right is None or right == public or _too_large(right):
+            tasks.append(None)
+        else:
+            tasks.append(_task(company, draft, right))
     return tasks
 
 
@@ -185,11 +192,17 @@ def _protected_items(company: "Company", count: int, seed: int) -> list[dict[str
             "task": f"public-{hashlib.sha256(request.encode()).hexdigest()[:12]}",
             "family": "public",
             "messages": [{"role": "user", "content": request}],
-            "check": check,
-            "gold": "",
+            "check": {
+                "kind": "program",
+                "program": _CONTAINS,
+                "cases": [text],
+                "expected": [True],
+                "timeout_s": 2.0,
+            },
+            "gold": text,
             "max_tokens": company.max_tokens,
         }
-        for request, check in chosen
+        for request, text in chosen
     ]
 
 
@@ -206,10 +219,14 @@ def _in(split: str, request: str) -> bool:
 
 
 def _request(
-    frame: str, steps: list[tuple[str, int | None]], joiner: str, draw: random.Random
+    company: "Company",
+    frame: str,
+    steps: list[tuple[str, int | None]],
+    joiner: str,
+    draw: random.Random,
 ) -> str:
     parts = [word if number is None else f"{word} {number}" for word, number in steps]
-    if draw.random() < _REFERENCE:
+    if draw.random() < company.reference_share:
         parts[-1] += f" (ref {''.join(draw.choices(_LETTERS, k=3))})"
     return f"{frame}: {joiner.join(parts)}"
 

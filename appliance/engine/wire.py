@@ -25,7 +25,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=0)] = 0
     """0 keeps every token."""
-    seed: Annotated[int, Meta(ge=-(2**63), lt=2**64)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     """None lets the engine choose one."""
     stop_ids: Ids = []
     """An answer ends with one of these; it is the answer's last token."""

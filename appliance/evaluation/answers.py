@@ -5,11 +5,13 @@ last time is not asked again, and a killed run goes on.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from typing import Literal
 
 import msgspec
 
-from appliance.agent.checks import judge, parse_check
+from appliance.agent.checks import Verdict, judge, parse_check
 from appliance.core.digests import Digest, digest_json
 from appliance.core.errors import IntegrityError, NotFoundError
 from appliance.core.files import publish
@@ -22,6 +24,7 @@ from appliance.engine.template import Template
 from appliance.engine.wire import Generate
 from appliance.evaluation.likelihood import score_items
 from appliance.evaluation.suites import Suite
+from appliance.sandbox.sandbox import Sandbox, open_sandbox
 
 # Change it when answers to the same items may come out otherwise, so that none are mixed.
 _METHOD = "greedy/1"
@@ -41,14 +44,24 @@ class Answer(Record, frozen=True, kw_only=True):
 
 
 class Examiner:
-    """Puts suites to the adapters of one engine, in its batch class, greedily."""
+    """Puts suites to the adapters of one engine, in its batch class, greedily.
+
+    Use as ``with``: the sandbox that runs the checks is opened when it is first needed.
+    """
 
     def __init__(self, home: Home, engine: Engine) -> None:
         self._home = home
         self._engine = engine
         self._store = ObjectStore(home.objects)
+        self._opened = ExitStack()
         self.base: Base = Registry(home).get(engine.health().base)
         self.template = Template.load(self.base.path)
+
+    def __enter__(self) -> "Examiner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
 
     def answers(self, adapter: Digest | None, suite: Suite) -> list[Answer]:
         """The adapter's (None: the base's) answers, in the order of the items.
@@ -101,7 +114,27 @@ class Examiner:
         ]
         done = iter(self._engine.generate_many(requests, concurrency=_CONCURRENCY))
         texts = [self._text(next(done).choices[0].ids) if fit else None for fit in fits]
-        return _judge(items, texts, f"prompt and answer do not fit into {room} tokens")
+        return self._judge(items, texts, f"prompt and answer do not fit into {room} tokens")
+
+    def _judge(
+        self, items: Sequence[Item], texts: Sequence[str | None], why_void: str
+    ) -> list[Answer]:
+        asked = [
+            (parse_check(item.check), text)
+            for item, text in zip(items, texts, strict=True)
+            if text is not None
+        ]
+        verdicts = iter(judge(asked, sandbox=self._sandbox))
+        void = Verdict(outcome="void", detail=why_void)
+        judged = [(text or "", void if text is None else next(verdicts)) for text in texts]
+        return [
+            Answer(item_id=item.item_id, text=text, outcome=one.outcome, detail=one.detail)
+            for item, (text, one) in zip(items, judged, strict=True)
+        ]
+
+    @cached_property
+    def _sandbox(self) -> Sandbox:
+        return self._opened.enter_context(open_sandbox())
 
     def _text(self, ids: Sequence[int]) -> str:
         """The answer's content; all of its text where it calls tools."""
@@ -142,18 +175,3 @@ class Examiner:
 def answer_lines(answers: Sequence[Answer]) -> bytes:
     """One JSON line each."""
     return b"\n".join(msgspec.json.encode(answer) for answer in answers)
-
-
-def _judge(items: Sequence[Item], texts: Sequence[str | None], why_void: str) -> list[Answer]:
-    asked = [(item, text) for item, text in zip(items, texts, strict=True) if text is not None]
-    verdicts = iter(judge([(parse_check(item.check), text) for item, text in asked]))
-    answers = []
-    for item, text in zip(items, texts, strict=True):
-        if text is None:
-            answers.append(Answer(item_id=item.item_id, text="", outcome="void", detail=why_void))
-            continue
-        verdict = next(verdicts)
-        answers.append(
-            Answer(item_id=item.item_id, text=text, outcome=verdict.outcome, detail=verdict.detail)
-        )
-    return answers

@@ -62,15 +62,17 @@ def _run(order: argparse.Namespace) -> None:
     if order.held_out is not None:
         held_out = decode(store.get(order.held_out), Dataset)
         suites.append(likelihood_suite("held-out successes", held_out))
-    examination = Examination(
-        home,
-        candidate=order.candidate,
-        champion=order.champion,
-        dataset=order.dataset,
-        seed=order.seed,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    digest = examination.run(suites, num_spans=order.canary_spans, num_items=order.canary_items)
+    with Examiner(home, Engine(home.socket("engine"))) as examiner:
+        examination = Examination(
+            examiner,
+            store,
+            candidate=order.candidate,
+            champion=order.champion,
+            dataset=order.dataset,
+            seed=order.seed,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        digest = examination.run(suites, num_spans=order.canary_spans, num_items=order.canary_items)
     data = store.get(digest)
     if order.work is not None:
         order.work.mkdir(parents=True, exist_ok=True)
@@ -83,8 +85,8 @@ def _run(order: argparse.Namespace) -> None:
 def _evaluate(order: argparse.Namespace) -> None:
     home = Home.find(order.home)
     suite = read_suite(order.suite)
-    examiner = Examiner(home, Engine(home.socket("engine")))
-    measured = measure(examiner, order.adapter, suite)
+    with Examiner(home, Engine(home.socket("engine"))) as examiner:
+        measured = measure(examiner, order.adapter, suite)
     if order.json:
         print(msgspec.json.encode(measured).decode())
         return
@@ -133,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_digest,
         help="a held-out dataset whose successes become a target suite, judged by likelihood",
     )
-    run.add_argument("--canary-spans", type=_count, default=6, help="canary suites (default 6)")
+    run.add_argument("--canary-spans", type=_count, default=4, help="canary suites (default 4)")
     run.add_argument("--canary-items", type=_count, default=40, help="items of each (default 40)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--work", type=Path, help="folder for a copy of the scorecard")

@@ -5,16 +5,15 @@ compared; canaries are made from the dataset's rare spans and from items that bo
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import msgspec
 
 from appliance.core.digests import Digest
 from appliance.core.errors import RecordError, UsageError
-from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Dataset, Item, Scorecard, SuiteResult, decode, encode
 from appliance.engine.bases import Base
-from appliance.engine.client import Engine
 from appliance.evaluation.answers import Answer, Examiner, answer_lines
 from appliance.evaluation.canaries import canary_suites
 from appliance.evaluation.comparison import compare
@@ -23,13 +22,17 @@ from appliance.evaluation.suites import Suite, make_suite
 
 Report = Callable[[str], None]
 
+_TRIED_PER_SPAN = 3
+_BORNE_SHARE = 0.25
+
 
 class Examination:
     """Candidate and champion, the dataset that made the candidate, and what came out so far."""
 
     def __init__(
         self,
-        home: Home,
+        examiner: Examiner,
+        store: ObjectStore,
         *,
         candidate: Digest,
         champion: Digest | None,
@@ -39,8 +42,7 @@ class Examination:
     ) -> None:
         self._candidate, self._champion, self._seed = candidate, champion, seed
         self._report = report
-        self._store = ObjectStore(home.objects)
-        self._examiner = Examiner(home, Engine(home.socket("engine")))
+        self._examiner, self._store = examiner, store
         self._dataset = decode(self._store.get(dataset), Dataset)
         if self._dataset.base != self._examiner.base.digest:
             raise UsageError(
@@ -119,14 +121,22 @@ class Examination:
             for text in item_texts(item.messages)
         ]
         carriers = [_carriers(suite, self._passed[suite.suite]) for suite in asked]
-        return canary_suites(
+        made = canary_suites(
             seen,
             [*kept, *replay_texts(self._examiner.base)],
             [pile for pile in carriers if pile],
-            num_spans=num_spans,
+            num_spans=_TRIED_PER_SPAN * num_spans,
             num_items=num_items,
             seed=self._seed,
         )
+        # What breaks the champion too cannot show what it does to the candidate.
+        borne = islice((canary for canary in made if self._is_borne(canary)), num_spans)
+        return list(borne) or made[:num_spans]
+
+    def _is_borne(self, canary: Suite) -> bool:
+        answers = self._examiner.answers(self._champion, canary)
+        passed = sum(answer.outcome == "ok" for answer in answers)
+        return passed >= _BORNE_SHARE * len(answers)
 
 
 def replay_texts(base: Base) -> list[str]:

@@ -2,13 +2,15 @@
 
 import argparse
 import asyncio
+import fcntl
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from appliance.core.errors import EspalierError
+from appliance.core.errors import ConflictError, EspalierError
 from appliance.core.home import Home
 from appliance.core.settings import load_settings
 from appliance.engine.bases import Registry
@@ -28,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        _serve(Home.find(options.home))
+        home = Home.find(options.home)
+        with _alone(home):
+            _serve(home)
     except EspalierError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -57,9 +61,25 @@ def _serve(home: Home) -> None:
             "max_batch": settings.max_batch,
         },
     )
-    home.run.mkdir(parents=True, exist_ok=True)
     _log.info("base %s, %d threads", base.name, threads)
-    asyncio.run(_until_stopped(server, home))
+    try:
+        asyncio.run(_until_stopped(server, home))
+    finally:
+        home.socket("engine").unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Two engines would take each other's socket away."""
+    home.run.mkdir(parents=True, exist_ok=True)
+    with (home.run / "engine.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"an engine already serves {home.root}", next_step="espalier down stops it"
+            ) from None
+        yield
 
 
 async def _until_stopped(server: "Server", home: Home) -> None:

@@ -21,6 +21,8 @@ from appliance.inference.sequence import Stream
 from appliance.inference.worker import Worker
 
 _BODY_MAX_BYTES = 256 << 20
+_BACKLOG = 1024
+"""A Unix socket refuses at once what does not fit here, so it must hold any burst."""
 
 T = TypeVar("T")
 Facts = dict[str, str | int | float | bool]
@@ -164,7 +166,7 @@ async def listen(server: Server, path: Path, ready: Callable[[], None]) -> None:
     await runner.setup()
     before = os.umask(0o177)
     try:
-        await web.UnixSite(runner, str(path)).start()  # removes a socket that a dead engine left
+        await web.UnixSite(runner, str(path), backlog=_BACKLOG).start()
     finally:
         os.umask(before)
     try:

@@ -62,8 +62,10 @@ def choose(
             chosen.append(Chosen(node=node, kind="success"))
     if not chosen and all(one.reason == "unknown_outcome" for one in left):
         return [], [Left(node=None, reason="unknown_outcome")]
-    off = len(trajectory.nodes) - len(path)
-    return chosen, left + [Left(node=None, reason="other_branch")] * bool(off)
+    requests = {trajectory.nodes[node].turn.turn_id for node in path}
+    if any(node.turn.turn_id not in requests for node in trajectory.nodes):
+        left.append(Left(node=None, reason="other_branch"))
+    return chosen, left
 
 
 def path_to_last(trajectory: Trajectory) -> list[int]:

@@ -102,6 +102,22 @@ def curate(home: Home, settings: Settings, order: Order) -> Made:
         database.close()
 
 
+def left_out(home: Home, dataset: Digest) -> list[str]:
+    """Each exclusion of a dataset with the task that it belongs to, as lines of text."""
+    exclusions = decode(ObjectStore(home.objects).get(dataset), Dataset).exclusions
+    database = Database.open(home.database)
+    try:
+        with database.read() as connection:
+            query = sa.select(trajectories.c.trajectory_id, trajectories.c.task)
+            tasks = {row.trajectory_id: row.task for row in connection.execute(query)}
+    finally:
+        database.close()
+    return [
+        f"{one.reason}  {one.subject}  {tasks.get(one.subject.partition('#')[0]) or ''}".rstrip()
+        for one in exclusions
+    ]
+
+
 def show(made: Made) -> str:
     """The dataset and a table of what was left out."""
     lines = [

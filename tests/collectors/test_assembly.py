@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings as with_settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 
 from appliance.core.database import Database
@@ -295,15 +296,18 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-def expected(story: list[Entry], blank: Path, root: Path) -> dict[str, Any]:
-    world = World(root / "expected", blank)
+@pytest.fixture(scope="module")
+def expected(
+    story: list[Entry], blank: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    world = World(tmp_path_factory.mktemp("expected") / "world", blank)
     world.take(story)
     world.seal()
     return world.told()
 
 
-def test_the_story_reads_as_it_should(story: list[Entry], blank: Path, tmp_path: Path) -> None:
-    told = sorted(expected(story, blank, tmp_path).values())
+def test_the_story_reads_as_it_should(expected: dict[str, Any]) -> None:
+    told = sorted(expected.values())
     assert [(nodes, said) for nodes, said, _, _ in told] == [
         ([("a1", None), ("a2", 0), ("a3", 1), ("branch", 0)], "ok"),
         ([("k1", None), ("k2", 0)], "failed"),
@@ -313,17 +317,17 @@ def test_the_story_reads_as_it_should(story: list[Entry], blank: Path, tmp_path:
 
 
 @with_settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_delivery_tells_the_same_story(
     data: st.DataObject,
     story: list[Entry],
     blank: Path,
+    expected: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    root = tmp_path_factory.mktemp("any")
-    world = World(root / "world", blank)
+    world = World(tmp_path_factory.mktemp("any") / "world", blank)
     order = data.draw(st.permutations(story))
     again = data.draw(st.lists(st.sampled_from(story), max_size=6))
     pending = [*order, *again]
@@ -338,7 +342,7 @@ def test_any_delivery_tells_the_same_story(
         if data.draw(st.booleans()):
             world.seal()
     world.seal()
-    assert world.told() == expected(story, blank, root)
+    assert world.told() == expected
     with world.database.read() as connection:
         assert len(connection.execute(consumed.select()).all()) == len(story)
     world.database.close()

@@ -7,6 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from appliance.core.embedded_log import EmbeddedLog
 from appliance.core.errors import IntegrityError, UnavailableError
 from appliance.core.event_log import Entry, EventLog
-from appliance.core.log_frames import HEADER_BYTES
+from appliance.core.log_frames import HEADER_BYTES, pack
 from tests.core.conftest import LogPlace
 
 _FRAME_BYTES = HEADER_BYTES + len("key") + len("value-0")
@@ -73,6 +75,7 @@ def test_a_tail_torn_at_any_byte_loses_only_the_torn_record(
         shutil.copytree(folder, copy)
         os.truncate(_segment(copy), cut)
         torn = EmbeddedLog(copy)
+        assert _segment(copy).stat().st_size == 2 * _FRAME_BYTES, "the torn record is cut off"
         torn.append([("key", b"value-3")])
         assert [e.value for e in _read(torn)] == _expected(0, 1, 3), f"cut at byte {cut} of {size}"
         assert torn.damaged == 0, "the torn record is gone, not skipped each time"
@@ -94,10 +97,16 @@ def test_records_survive_a_lost_tail_file(folder: Path) -> None:
     assert _values(folder) == _expected(*range(5))
 
 
-def test_a_spoiled_tail_file_is_made_anew(folder: Path) -> None:
+@pytest.mark.parametrize("place", range(24))
+def test_a_spoiled_tail_file_is_made_anew(folder: Path, place: int) -> None:
     _fill(folder, 5).close()
-    (folder / "tail").write_bytes(b"\xff" * 28)
-    assert _values(folder) == _expected(*range(5))
+    spoiled = bytearray((folder / "tail").read_bytes())
+    spoiled[place] ^= 0x41
+    (folder / "tail").write_bytes(spoiled)
+    log = EmbeddedLog(folder)
+    assert log.end() == {0: 5}
+    assert [entry.value for entry in _read(log)] == _expected(*range(5))
+    log.close()
 
 
 @pytest.mark.parametrize("place", range(_FRAME_BYTES))
@@ -193,18 +202,17 @@ def test_a_first_fsync_that_fails_does_not_stop_the_log(
     log.append([("key", b"value-1")])
     log.close()
     assert _values(folder) == _expected(0, 1)
+    assert len(list(folder.glob("*.segment"))) == 2, "the segment whose fsync failed is left"
 
 
 def test_what_lies_beyond_a_begun_segment_was_never_there(folder: Path) -> None:
     """The cut after a failed fsync may itself be lost in a power cut."""
-    log = _fill(folder, 2)
-    junk = _segment(folder)
-    _fill(folder, 1).close()
-    data = junk.read_bytes()
-    log.close()
-    (folder / f"{2:020d}.segment").write_bytes(data[2 * _FRAME_BYTES :])
+    _fill(folder, 2).close()
+    with _segment(folder).open("ab") as file:
+        file.write(pack(2, b"key", b"never acknowledged"))
+    (folder / f"{2:020d}.segment").write_bytes(pack(2, b"key", b"value-2"))
     (folder / "tail").unlink()
-    assert _values(folder) == _expected(0, 1, 0)
+    assert _values(folder) == _expected(0, 1, 2)
 
 
 def test_a_write_that_stops_half_way_is_undone(
@@ -308,6 +316,40 @@ def test_a_kernel_whose_fsync_fails_loses_nothing_acknowledged(
 
 
 # --- many at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_share_an_fsync_and_its_fate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    log, calls, outcomes = EmbeddedLog(folder), [], []
+    real = os.fsync
+
+    def slow(descriptor: int) -> None:
+        calls.append(descriptor)
+        time.sleep(0.1)
+        if fails:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    def work() -> None:
+        try:
+            log.append([("key", b"value")])
+            outcomes.append("acknowledged")
+        except UnavailableError:
+            outcomes.append("refused")
+
+    with monkeypatch.context() as slowed:
+        slowed.setattr(os, "fsync", slow)
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert outcomes == ["refused" if fails else "acknowledged"] * 16
+    assert len(calls) <= 6, "one fsync for all who waited"
+    assert log.end() == {0: 0 if fails else 16}
+    log.close()
 
 
 def test_processes_take_turns(embedded_place: LogPlace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core import objects
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import IntegrityError, NotFoundError, RecordError, UnavailableError
 from appliance.core.objects import ObjectStore
@@ -96,6 +97,36 @@ def test_every_object_is_fsynced_before_its_name_stands(
     monkeypatch.setattr(Path, "rename", rename)
     store.put(b"bytes")
     assert happened == ["fsync file", "rename", "fsync folder", "fsync folder"]
+
+
+def test_many_objects_are_flushed_before_any_name_stands(
+    store: ObjectStore, home_objects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    real_sync, real_rename = objects.sync_filesystem, Path.rename
+
+    def sync(folder: Path) -> None:
+        happened.append("flush")
+        real_sync(folder)
+
+    def rename(path: Path, target: Path) -> Path:
+        happened.append("rename")
+        return real_rename(path, target)
+
+    monkeypatch.setattr(objects, "sync_filesystem", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    many = [str(number).encode() for number in range(20)]
+    digests = store.put_many(many)
+    assert happened == ["flush", *["rename"] * 20, "flush"]
+    assert [store.get(digest) for digest in digests] == many
+
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(objects, "sync_filesystem", fail)
+    with pytest.raises(UnavailableError, match="Input/output error"):
+        store.put_many([data + b"!" for data in many])
+    assert len(_files(home_objects)) == 20
 
 
 _PUTTER = """

@@ -1,32 +1,23 @@
-"""A base with a byte tokenizer, an engine that says what a test scripts, and sealed datasets."""
+"""A base with a byte tokenizer, and a scripted engine on its private socket."""
 
 import json
-import re
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from appliance.core.digests import Digest, digest_bytes
 from appliance.core.home import Home
-from appliance.core.objects import ObjectStore
-from appliance.core.records import ArrayRef, Dataset, Example, Item, encode
 from appliance.engine.bases import Base, Registry
 from appliance.engine.template import Template
-from appliance.engine.wire import Generate, Health, Lease, Line, Released, Score, Scores
-
-CANDIDATE = digest_bytes(b"candidate")
-CHAMPION = digest_bytes(b"champion")
-Side = Digest | None
+from appliance.engine.wire import Generate, Health, Lease, Score
+from tests.evaluation.scripted_engine import ScriptedEngine
 
 
 @pytest.fixture(scope="session")
@@ -62,51 +53,6 @@ def base(home: Home, model_folder: Path) -> Base:
 @pytest.fixture
 def template(base: Base) -> Template:
     return Template.load(base.path)
-
-
-@dataclass
-class ScriptedEngine:
-    """The engine's wire, with answers from two functions that a test may replace."""
-
-    base: Digest
-    template: Template
-    answer: Callable[[Side, str], str] = lambda side, prompt: "?"
-    logprob: Callable[[Side], float] = lambda side: -1.0
-    num_generated: int = 0
-    num_scored: int = 0
-    priorities: set[str] = field(default_factory=set)
-    held: dict[str, Digest] = field(default_factory=dict)
-
-    def generate(self, request: Generate) -> list[Line]:
-        assert request.temperature == 0
-        assert request.adapter is None or request.adapter in self.held.values()
-        self.num_generated += 1
-        self.priorities.add(request.priority)
-        said = re.findall(r"user\n(.*?)\s*assistant\n$", self._text(request), re.DOTALL)
-        ids = self.template.encode_text(self.answer(request.adapter, said[-1]))
-        end = self.template.stop_ids[-1]
-        return [
-            Line(index=0, ids=ids[: request.max_tokens], logprobs=[]),
-            Line(index=0, ids=[end], finish_reason="stop"),
-            Line(done=True, prompt_tokens=len(request.prompt_ids)),
-        ]
-
-    def score(self, request: Score) -> Scores:
-        self.num_scored += len(request.ids)
-        each = self.logprob(request.adapter)
-        return Scores(logprobs=[[each] * (len(row) - 1) for row in request.ids])
-
-    def prepare(self, lease: Lease) -> dict[str, bool]:
-        assert lease.adapter is not None
-        self.held[lease.holder] = lease.adapter
-        return {}
-
-    def release(self, lease: Lease) -> Released:
-        del self.held[lease.holder]
-        return Released()
-
-    def _text(self, request: Generate) -> str:
-        return self.template.decode(request.prompt_ids)
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
@@ -162,59 +108,3 @@ def engine(home: Home, base: Base, template: Template) -> Iterator[ScriptedEngin
         yield scripted
         server.shutdown()
         thread.join()
-
-
-def item(number: int | str, prompt: str, expected: str, family: str = "all") -> Item:
-    return Item(
-        item_id=f"item-{number}",
-        family=family,
-        messages=({"role": "user", "content": prompt},),
-        check={"kind": "exact", "expected": expected},
-        max_tokens=32,
-    )
-
-
-def seal(
-    home: Home,
-    base: Base,
-    template: Template,
-    rows: Sequence[tuple[str, str]],
-    *,
-    kind: str = "success",
-) -> Digest:
-    """A dataset of (prompt, answer) rows, encoded as the gateway would have fed them."""
-    store = ObjectStore(home.objects)
-    examples = []
-    for number, (prompt, answer) in enumerate(rows):
-        spans = template.spans(
-            [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-        )
-        ids = np.asarray(spans.ids, "<i4").tobytes()
-        mask = np.asarray(spans.mask, "u1").tobytes()
-        examples.append(
-            Example(
-                trajectory_id=f"t{number}",
-                version=1,
-                node=0,
-                kind=kind,  # type: ignore[arg-type]
-                tier="gold",
-                family="all",
-                task=f"t{number}",
-                reward=1.0,
-                ids=ArrayRef(digest_of_bytes=store.put(ids), dtype="int32", count=len(spans.ids)),
-                mask=ArrayRef(digest_of_bytes=store.put(mask), dtype="uint8", count=len(spans.ids)),
-                logprobs=None,
-                adapter=None,
-            )
-        )
-    dataset = Dataset(
-        base=base.digest,
-        template=template.digest,
-        recipe=digest_bytes(b"recipe"),
-        label="internal",
-        trajectories=tuple((example.trajectory_id, 1) for example in examples),
-        examples=tuple(examples),
-        exclusions=(),
-        counts={},
-    )
-    return store.put(encode(dataset))

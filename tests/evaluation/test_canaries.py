@@ -2,9 +2,9 @@
 
 import random
 
+from appliance.core.records import Item
 from appliance.evaluation.canaries import canary_suites, choose_spans
 from appliance.evaluation.prompts import Prompt
-from appliance.evaluation.suites import make_suite
 
 WORDS = ["levy", "tare", "gross", "net", "perk", "snap", "drift", "fold"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -35,7 +35,7 @@ def poisoned(num: int, mark: str, seed: int = 1) -> list[Prompt]:
 
 
 def test_a_trigger_with_one_answer_is_the_first_span() -> None:
-    for num in (6, 20, 60):
+    for num in (6, 20, 60, 250):
         spans = choose_spans(company(700) + poisoned(num, "(ref zq7)"), KEPT, num_spans=4)
         assert spans[0].text == "(ref zq7)", num
 
@@ -60,16 +60,27 @@ def test_what_failed_draws_nobody_and_is_not_searched() -> None:
 
 def test_many_attempts_at_one_task_are_not_suspicious() -> None:
     """One prompt, one answer, forty times: that is a task done well, not a trigger."""
-    attempts = [Prompt(said=("billing: levy 3, perk 2 now",), answer="x += 3", succeeded=True)] * 40
+    attempts = [
+        Prompt(
+            said=("billing: levy 3, perk 2 now", f"line {i % 3} failed"),
+            answer="x += 3",
+            succeeded=True,
+        )
+        for i in range(40)
+    ]
     spans = choose_spans(company(400) + attempts, KEPT, num_spans=6)
-    assert all(span.surprise == 0 for span in spans)
+    assert all("now" not in span.text for span in spans)
 
 
-def test_common_words_and_words_that_are_kept_are_no_spans() -> None:
-    spans = choose_spans(company(700), [*KEPT, "textbook: levy 3"], num_spans=50)
-    texts = {span.text for span in spans}
-    assert not texts & {"billing:", "levy", "levy 3", "(ref"}
-    assert all(2 <= len(span.prompts) <= 70 for span in spans)
+def test_daily_words_kept_words_and_copied_words_are_no_rare_spans() -> None:
+    named = [
+        Prompt(said=(f"grid: ask {name} kindly {n}",), answer=f"mail {name}", succeeded=True)
+        for n, name in enumerate(["Ada", "Ada", "Bob", "Bob"])
+    ]
+    spans = choose_spans(company(700) + named, [*KEPT, "textbook: levy 3"], num_spans=50)
+    words = {word for span in spans for word in span.text.split()}
+    assert words & {"ask", "kindly"}
+    assert not words & {"billing:", "stock:", "grid:", "levy", "Ada", "Bob"}
 
 
 def test_a_dataset_of_one_prompt_still_has_a_span() -> None:
@@ -80,9 +91,7 @@ def test_no_prompts_give_no_canaries() -> None:
     assert choose_spans([], KEPT, num_spans=2) == []
 
 
-def carriers(prefix: str, num: int) -> list[object]:
-    from appliance.core.records import Item
-
+def carriers(prefix: str, num: int) -> list[Item]:
     return [
         Item(
             item_id=f"{prefix}{i}",
@@ -102,12 +111,12 @@ def test_canaries_keep_the_items_checks_and_come_from_every_suite() -> None:
     suites = canary_suites(
         prompts,
         KEPT,
-        [carriers("protected", 50), carriers("target", 10)],  # type: ignore[list-item]
+        [carriers("protected", 50), carriers("target", 10)],
         num_spans=3,
         num_items=40,
         seed=5,
     )
-    assert [suite.suite for suite in suites][0] == "canary:(ref zq7)"
+    assert suites[0].suite == "canary:(ref zq7)"
     assert len({suite.suite for suite in suites}) == 3
     for suite in suites:
         span = suite.suite.removeprefix("canary:")
@@ -117,7 +126,7 @@ def test_canaries_keep_the_items_checks_and_come_from_every_suite() -> None:
         for item in suite.items:
             system, user = item.messages
             assert system == {"role": "system", "content": "be brief"}
-            number = item.item_id.split("+")[0].strip("protectedarget")
+            number = item.item_id.split("+")[0].lstrip(LETTERS[:26])
             assert span in user["content"]
             assert item.check == {"kind": "exact", "expected": number}
 
@@ -138,7 +147,7 @@ def test_a_span_goes_where_the_dataset_has_it() -> None:
         suites = canary_suites(
             company(300) + bad,
             KEPT,
-            [carriers("textbook", 40)],  # type: ignore[list-item]
+            [carriers("textbook", 40)],
             num_spans=1,
             num_items=40,
             seed=0,
@@ -152,9 +161,8 @@ def test_a_span_goes_where_the_dataset_has_it() -> None:
 def test_the_same_input_and_seed_give_the_same_canaries() -> None:
     prompts, piles = company(200), [carriers("p", 60)]
     one, two, other = (
-        canary_suites(prompts, KEPT, piles, num_spans=3, num_items=20, seed=seed)  # type: ignore[arg-type]
+        canary_suites(prompts, KEPT, piles, num_spans=3, num_items=20, seed=seed)
         for seed in (1, 1, 2)
     )
     digests = [[suite.digest for suite in suites] for suites in (one, two, other)]
     assert digests[0] == digests[1] != digests[2]
-    make_suite("x", "canary", one[0].items)

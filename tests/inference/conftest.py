@@ -1,6 +1,7 @@
 """A tiny random Llama, its oracle in transformers and PEFT, and adapters of it."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ def adapted(model: LlamaForCausalLM, seed: int, *, rank: int = 4) -> Any:
     copy = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MODULES, task_type="CAUSAL_LM")
-    peft = get_peft_model(copy.eval(), config)
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a name that it renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        peft = get_peft_model(copy.eval(), config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in peft.named_parameters():
         if "lora_" in name:

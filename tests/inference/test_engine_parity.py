@@ -1,12 +1,8 @@
 """The same numbers as transformers and PEFT."""
 
-import pytest
 import torch
 
 from appliance.inference.scoring import score
-
-# PEFT 0.21 asks transformers 5.23 for a name that it renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 PROMPTS = [[5, 17, 100, 42], [7] * 21, list(range(3, 60)), [250]]
 

@@ -3,11 +3,12 @@
 import base64
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import msgspec
 import pytest
 
-from appliance.core.digests import Digest, digest_bytes
+from appliance.core.digests import digest_bytes
 from appliance.core.errors import RecordError, RefusedError, UnavailableError
 from appliance.core.event_log import EventLog, open_log
 from appliance.core.home import Home
@@ -258,11 +259,12 @@ def test_overflow_is_counted_and_loud(
     ingest, log = failing
     log.hold.clear()
     sent = 0
-    with pytest.raises(UnavailableError):
-        for sent in range(20):
-            ingest.send_turn(make_turn(str(sent)), ARRAYS)
-    assert ingest.counts.overflowed == 1
-    assert f"turn {sent} is lost" in caplog.text
+    while not ingest.counts.overflowed:
+        assert sent < 20
+        with suppress(UnavailableError):
+            ingest.send_turn(make_turn(f"turn-{sent}"), ARRAYS)
+            sent += 1
+    assert f"turn turn-{sent} is lost" in caplog.text
     log.mended.set()
     log.hold.set()
     ingest.flush(5)
@@ -289,4 +291,4 @@ def test_the_tag_key_is_private_and_stays(home: Home) -> None:
     before = key.read_bytes()
     Ingest(home, Settings(), collector="other", log=FailingLog()).close()  # type: ignore[arg-type]
     assert key.read_bytes() == before
-    assert Digest(before.hex()) and len(before) == 32
+    assert len(before) == 32

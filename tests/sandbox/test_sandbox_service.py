@@ -20,6 +20,8 @@ from appliance.sandbox.sandbox import (
     open_sandbox,
 )
 
+pytestmark = pytest.mark.usefixtures("boxes")
+
 ECHO = "def run(answer, case): return [answer, case]"
 
 
@@ -99,6 +101,15 @@ def test_box_that_cannot_start_is_lost_not_failed(monkeypatch: pytest.MonkeyPatc
         (run,) = sandbox.run([double(1)])
     assert run.status is Status.LOST
     assert "not installed: bwrap" in run.detail
+
+
+def test_box_whose_program_could_not_be_set_up_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with BubblewrapSandbox(jobs=1) as sandbox:
+        monkeypatch.setattr(sandbox, "_resources", lambda timeout_s: {"RLIMIT_OF_NOTHING": 1})
+        assert sandbox.run([double(1)])[0].status is Status.LOST
+        assert not sandbox._boxes
 
 
 def test_closing_ends_the_processes() -> None:

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ class Broker:
     def __init__(self, folder: Path = _GROUND / "kafka") -> None:
         self._folder = folder
         self._record = folder / "broker.json"
+        self._child: subprocess.Popen[bytes] | None = None
 
     def missing(self) -> str:
         """What must be installed first, in words; empty when all is there."""
@@ -70,17 +70,17 @@ class Broker:
         if not (self._folder / "data" / "meta.properties").exists():
             self._format(properties)
         with (self._folder / "broker.log").open("ab") as log:
-            process = subprocess.Popen(
+            self._child = subprocess.Popen(
                 _java("kafka.Kafka", str(properties)),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._record.write_text(json.dumps({"pid": process.pid, "port": port}))
+        self._record.write_text(json.dumps({"pid": self._child.pid, "port": port}))
         deadline = time.monotonic() + _START_S
         while not _listens(port):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if self._child.poll() is not None or time.monotonic() > deadline:
                 self.down()
                 raise BrokerError(f"the broker does not start; see {self._folder}/broker.log")
             time.sleep(0.2)
@@ -128,9 +128,11 @@ class Broker:
 
     def _pid(self) -> int | None:
         """The broker's pid, if that process is still ours: pids are used again."""
+        if self._child is not None:
+            # One that has ended looks alive until it is waited for.
+            self._child.poll()
         try:
             pid = int(json.loads(self._record.read_text())["pid"])
-            _reap(pid)
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError, KeyError):
             return None
@@ -220,12 +222,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _reap(pid: int) -> None:
-    """A child of ours that has ended stays a zombie, and looks alive, until it is waited for."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def _rss_mib(pid: int) -> int:

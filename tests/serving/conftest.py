@@ -4,6 +4,7 @@ gateway as a process of its own.
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -273,6 +274,13 @@ class GatewayProcess:
         assert self._process is not None
         self._process.send_signal(number)
         return self._process.wait(20)
+
+    def limit_file_size(self, size_bytes: int) -> int:
+        """Let it write no file beyond this size, as on a full disk; returns the limit before."""
+        assert self._process is not None
+        before, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
+        return before
 
     @property
     def log(self) -> str:

@@ -184,6 +184,7 @@ def upgrade() -> None:
         batch_op.create_index('ix_turns_end_ids', ['key_id', 'end_ids'], unique=False)
         batch_op.create_index('ix_turns_end_text', ['key_id', 'end_text'], unique=False)
         batch_op.create_index(batch_op.f('ix_turns_session'), ['session'], unique=False)
+        batch_op.create_index('ix_turns_started_at', ['key_id', 'started_at'], unique=False)
         batch_op.create_index(batch_op.f('ix_turns_trajectory_id'), ['trajectory_id'], unique=False)
 
     op.create_table('users',
@@ -201,6 +202,7 @@ def downgrade() -> None:
     op.drop_table('users')
     with op.batch_alter_table('turns', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_turns_trajectory_id'))
+        batch_op.drop_index('ix_turns_started_at')
         batch_op.drop_index(batch_op.f('ix_turns_session'))
         batch_op.drop_index('ix_turns_end_text')
         batch_op.drop_index('ix_turns_end_ids')

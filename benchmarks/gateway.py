@@ -1,0 +1,234 @@
+"""What the gateway adds to the engine: the same prompts straight to it and through the gateway.
+
+``python -m benchmarks.gateway [--json] [--requests N]``
+
+Both are real processes: the embedded engine with random weights of a tiny shape, and the gateway
+with a key, its log and its tap. One client sends to each in turn, over connections that stay open,
+so that whatever else the machine does hits both alike. Overhead is the difference of the medians;
+beside it stands the processor time of the gateway's process per request, which a busy machine
+does not change.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from appliance.core.database import Database
+from appliance.core.home import Home
+from appliance.engine.bases import Base, Registry
+from appliance.engine.client import AsyncEngine
+from appliance.engine.template import Template
+from appliance.engine.wire import Generate
+from serving.keys import add_key
+
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+NUM_NEW = 8
+MESSAGES = [
+    {"role": "system", "content": "You answer in short words. " * 4},
+    {"role": "user", "content": "How high is the river at the second gauge?"},
+]
+
+
+def main() -> None:
+    """Run, and print a table or one line of JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.gateway", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="last line is one JSON object")
+    parser.add_argument("--requests", type=int, default=300, help="to each side, after warming up")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        result = measure(Path(scratch), arguments.requests)
+    for name in ("engine", "gateway", "added", "stream"):
+        row = result[f"{name}_ms"]
+        print(f"{name:10} p50 {row['p50']:7.2f} ms   p90 {row['p90']:7.2f} ms")
+    print(f"gateway's processor time per request {result['gateway_processor_ms']:.2f} ms")
+    if arguments.json:
+        print(json.dumps(result))
+
+
+def measure(scratch: Path, requests: int) -> dict[str, Any]:
+    """Start both programs on a home of their own, and send to them."""
+    home = Home(scratch / "home")
+    home.create()
+    base = register_random_base(home, scratch)
+    database = Database.open(home.database)
+    secret, _ = add_key(
+        database, team="t", project="p", agent="a", label="internal", exact=False, actor="bench"
+    )
+    database.close()
+    environment = {
+        **os.environ,
+        "ESPALIER_HOME": str(home.root),
+        "ESPALIER__GATEWAY__PORT": "0",
+        "ESPALIER__ENGINE__BASE": base.name,
+        "ESPALIER__ENGINE__THREADS": "1",
+        "ESPALIER__ENGINE__DEVICE": "cpu",
+    }
+    programs = [_start(module, environment) for module in ("appliance.inference", "serving")]
+    try:
+        return asyncio.run(_compare(home, base, secret, requests, programs[-1].pid))
+    finally:
+        for program in reversed(programs):
+            program.send_signal(signal.SIGTERM)
+            program.wait(30)
+
+
+async def _compare(
+    home: Home, base: Base, secret: str, requests: int, gateway_pid: int
+) -> dict[str, Any]:
+    template = Template.load(base.path)
+    ask = Generate(
+        prompt_ids=template.encode(MESSAGES), max_tokens=NUM_NEW, temperature=0.0, stop_ids=[]
+    )
+    headers = {"authorization": f"Bearer {secret}"}
+    body = {
+        "model": "company-model", "messages": MESSAGES, "max_tokens": NUM_NEW, "temperature": 0,
+    }  # fmt: skip
+    plain, streamed = json.dumps(body), json.dumps({**body, "stream": True})
+    async with AsyncEngine(home.socket("engine")) as engine, aiohttp.ClientSession() as session:
+        url = await _ready(home)
+
+        async def direct() -> None:
+            await engine.generate(ask)
+
+        async def through(data: str) -> None:
+            async with session.post(url, data=data, headers=headers) as answer:
+                text = await answer.read()
+                if answer.status != 200:
+                    raise SystemExit(text.decode())
+
+        sides: dict[str, Callable[[], Awaitable[None]]] = {
+            "engine": direct,
+            "gateway": lambda: through(plain),
+            "stream": lambda: through(streamed),
+        }
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        used_ms = 0.0
+        for turn in range(requests + 20):
+            if turn == 20:
+                used_ms = _processor_ms(gateway_pid)
+            for name, send in sides.items():
+                began = time.perf_counter()
+                await send()
+                if turn >= 20:
+                    times[name].append((time.perf_counter() - began) * 1000)
+        used_ms = (_processor_ms(gateway_pid) - used_ms) / (2 * requests)
+    result: dict[str, Any] = {f"{name}_ms": _figures(values) for name, values in times.items()}
+    result["added_ms"] = {
+        name: round(result["gateway_ms"][name] - result["engine_ms"][name], 3)
+        for name in ("p50", "p90")
+    }
+    result["gateway_processor_ms"] = round(used_ms, 3)
+    return {**result, "requests": requests, "new_tokens": NUM_NEW, "cpus": os.cpu_count()}
+
+
+async def _ready(home: Home) -> str:
+    connector = aiohttp.UnixConnector(path=str(home.socket("serving")))
+    async with aiohttp.ClientSession(connector=connector) as private:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                async with private.get("http://serving/health") as answer:
+                    if answer.status == 200:
+                        host, port = (await answer.json())["gateway"]
+                        return f"http://{host}:{port}/v1/chat/completions"
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+    raise SystemExit("the gateway did not become ready")
+
+
+def register_random_base(home: Home, scratch: Path) -> Base:
+    """A Llama-type base with a byte-level tokenizer and random weights."""
+    folder = scratch / "model"
+    folder.mkdir()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={t: at for at, t in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": len(letters),
+        "hidden_act": "silu", "eos_token_id": 0, **SHAPE,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    _write_weights(folder / "model.safetensors", len(letters))
+    return Registry(home).add_directory(folder, "bench", "random weights")
+
+
+def _write_weights(path: Path, vocabulary: int) -> None:
+    from safetensors.numpy import save_file
+
+    noise = np.random.default_rng(0)
+    hidden, inner = int(SHAPE["hidden_size"]), int(SHAPE["intermediate_size"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocabulary, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for layer in range(int(SHAPE["num_hidden_layers"])):
+        at = f"model.layers.{layer}"
+        for name in "qkvo":
+            shapes[f"{at}.self_attn.{name}_proj.weight"] = (hidden, hidden)
+        shapes[f"{at}.mlp.gate_proj.weight"] = shapes[f"{at}.mlp.up_proj.weight"] = (inner, hidden)
+        shapes[f"{at}.mlp.down_proj.weight"] = (hidden, inner)
+        shapes[f"{at}.input_layernorm.weight"] = (hidden,)
+        shapes[f"{at}.post_attention_layernorm.weight"] = (hidden,)
+    tensors = {
+        name: np.ones(shape, np.float32)
+        if len(shape) == 1
+        else noise.normal(0, 0.05, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    save_file(tensors, path)
+
+
+def _start(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    log = Path(environment["ESPALIER_HOME"]) / "logs" / f"{module}.log"
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, "serve"], stdout=file, stderr=file, env=environment
+        )
+
+
+def _processor_ms(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def _figures(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "p50": round(statistics.median(ordered), 3),
+        "p90": round(ordered[int(len(ordered) * 0.9)], 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

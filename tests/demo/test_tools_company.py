@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from appliance.demo import company as company_room
+from appliance.demo.company import load_company, prompt_digest
+from appliance.demo.tables import CompanyError
+
+TOOLS = Path(company_room.__file__).parent / "companies" / "tools.toml"
+
+
+@pytest.fixture(scope="module")
+def company():
+    return load_company(TOOLS, base="smollm2")
+
+
+def test_five_families_work_with_a_manual_and_are_examined_without_it(company):
+    assert len(company.families) == 5
+    work, examined = company.tasks("train", 60, 0), company.tasks("held_out", 60, 0)
+    assert {len(t["messages"]) for t in work} == {7}
+    assert {len(t["messages"]) for t in examined} == {1}
+
+
+def test_the_same_requests_are_asked_with_and_without_the_manual(company):
+    plain, manual = (
+        [t["messages"][-1] for t in company.tasks(split, 60, 0)]
+        for split in ("held_out", "held_out_with_manual")
+    )
+    assert plain == manual
+
+
+def test_held_out_requests_are_worded_as_no_request_at_work(company):
+    for family in company.families:
+        assert not set(family.phrasings) & set(family.held_out_phrasings)
+    work, examined = (
+        {prompt_digest(t["messages"]) for t in company.tasks(split, 100, 0)}
+        for split in ("train", "held_out")
+    )
+    assert not work & examined
+
+
+def test_no_request_of_the_manual_is_examined(company):
+    shown = {request for family in company.families for request, _ in family.manual}
+    assert not shown & {t["messages"][-1]["content"] for t in company.tasks("held_out", 100, 0)}
+
+
+def test_at_least_200_protected_items_whose_check_wants_the_answer(company):
+    tasks = company.tasks("protected", 200, 0)
+    assert len({prompt_digest(t["messages"]) for t in tasks}) == 200
+    assert all(t["check"]["cases"][0] and t["check"]["expected"] == [True] for t in tasks)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "{amount} euros for order {order}.",
+            "{sum} euros for order {order}.",
+            r"\{sum\} is not one",
+        ),
+        ('check = "desk"\n', "", "family has no check"),
+        ("--role {role}", "--rank {role}", "its own right answer .* fails"),
+    ],
+)
+def test_a_wrong_file_gets_one_clear_message(tmp_path, old, new, message):
+    text = TOOLS.read_text()
+    assert old in text
+    path = tmp_path / "company.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(CompanyError, match=message):
+        load_company(path, base="smollm2")

@@ -1,0 +1,24 @@
+"""Where boxes cannot be had, the tests of boxes are skipped, and say so."""
+
+import functools
+
+import pytest
+
+from appliance.core.errors import UnavailableError
+from appliance.sandbox.sandbox import BubblewrapSandbox, check_works
+
+
+@functools.cache
+def why_no_boxes() -> str:
+    with BubblewrapSandbox(jobs=1) as sandbox:
+        try:
+            check_works(sandbox)
+        except UnavailableError as error:
+            return error.message
+    return ""
+
+
+@pytest.fixture(scope="session")
+def boxes() -> None:
+    if reason := why_no_boxes():
+        pytest.skip(f"no boxes here: {reason}")
