@@ -45,9 +45,9 @@ lock: $(STAMP) ## Resolve the hashed requirements files again
 $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] >= (3, 11) else "espalier needs Python 3.11 or newer; next: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (about 5 GB, once)"
+	@echo "installing into $(VENV) (about 5 GB, once; some minutes)"
 	@$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.txt
-	@$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install -q --compile-bytecode --require-hashes -r requirements/dev.txt
 	@$(BIN)/uv pip install -q --no-deps -e .
 	@touch $@
 

@@ -332,4 +332,4 @@ class _Desk:
 
 def _first_time(connection: sa.Connection, event: Event) -> bool:
     key = {"collector": event.collector, "epoch": event.epoch, "sequence": event.sequence}
-    return True
+    return bool(connection.execute(_ADD_CONSUMED, key).rowcount)

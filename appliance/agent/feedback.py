@@ -75,8 +75,8 @@ def flipped(report: Report) -> Report:
 def shuffled(reports: Sequence[Report], seed: int) -> list[Report]:
     """A control: the outcomes permuted over all trajectories, and no corrections.
 
-    An answer that was not its trajectory's last is always a failed one, so only the last is
-    reported on, with its trajectory's new outcome: nothing of the truth may remain.
+    Every answer of a trajectory gets its new outcome. Work ends at the first right answer, so last
+    answers are right more often than others: to speak of them alone would let the truth through.
     """
     outcomes = [report.outcome for report in reports]
     random.Random(seed).shuffle(outcomes)  # noqa: S311 - a control, not a secret
@@ -84,7 +84,7 @@ def shuffled(reports: Sequence[Report], seed: int) -> list[Report]:
         msgspec.structs.replace(
             report,
             outcome=outcome,
-            by_turn=tuple((turn, outcome) for turn, _ in report.by_turn[-1:]),
+            by_turn=tuple((turn, outcome) for turn, _ in report.by_turn),
             correction=None,
         )
         for report, outcome in zip(reports, outcomes, strict=True)

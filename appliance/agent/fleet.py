@@ -42,7 +42,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     correction_share: float = 0.0
     """Share of the failed trajectories that somebody corrects."""
     corrections: dict[str, str] = {}
-    """Task id → the right answer, given whenever that task failed."""
+    """Task id → what somebody says the answer should have been, whatever came of the task."""
     shuffle_feedback: int | None = None
     flip_feedback: bool = False
     until_file: Path | None = None
@@ -168,6 +168,8 @@ class Fleet:
             tags={"task": task.task, "family": task.family},
             correction=self._correction(task, attempt),
         )
+        if (given := plan.corrections.get(task.task)) is not None and done.attempts:
+            told = msgspec.structs.replace(told, correction=given)
         if plan.flip_feedback:
             told = flipped(told)
         if plan.shuffle_feedback is not None:
@@ -177,9 +179,6 @@ class Fleet:
         self._write(task, attempt, told, done, model.requests)
 
     def _correction(self, task: Task, attempt: int) -> str | None:
-        given = self._plan.corrections.get(task.task)
-        if given is not None:
-            return given
         share = self._plan.correction_share * (1 << 31)
         drawn = self._draw(task, attempt, "correction")(1 << 31) < share
         return task.gold if drawn else None

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ class ProgramError(EspalierError):
     """A program ended with an error of its own; trying again would end the same way."""
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A parent that was killed between the fork and this line sends no signal any more.
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def start(
@@ -42,7 +46,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment(home, threads),
-            preexec_fn=_die_with_parent,  # only prctl runs between fork and exec
+            preexec_fn=partial(_die_with, os.getpid()),  # only prctl runs between fork and exec
         )
 
 
@@ -72,7 +76,7 @@ def run(
             stdout=stdout,
             stderr=stderr,
             env=environment(home, threads),
-            preexec_fn=_die_with_parent,  # only prctl runs between fork and exec
+            preexec_fn=partial(_die_with, os.getpid()),  # only prctl runs between fork and exec
         )
     try:
         while (code := _wait(child)) is None:

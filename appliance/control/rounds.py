@@ -16,7 +16,8 @@ from appliance.core.errors import ConflictError, NotFoundError
 from appliance.core.tables import rounds
 from policies.lifecycle import State, move
 
-LEASE_S = 30.0
+LEASE_S = 10.0
+"""What a kill of the worker costs at most, before the next one goes on."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

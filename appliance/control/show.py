@@ -115,10 +115,10 @@ def review(value: Any) -> None:
 
 def journal_entry(value: Any) -> None:
     """What the alias means now."""
-    took = f", {value['milliseconds']:.1f} ms" if "milliseconds" in value else ""
+    moved = value["release"]
     print(
-        f"the alias means {_adapter(value.get('adapter'))} "
-        f"(generation {value.get('generation')}{took})"
+        f"{moved['alias']} means {_adapter(moved['adapter'])} "
+        f"(generation {moved['generation']}, {value['ms']:.1f} ms)"
     )
 
 

@@ -20,7 +20,7 @@ from appliance.core.digests import Digest
 from appliance.core.errors import NotApprovedError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Approval, Scorecard, decode
+from appliance.core.records import Approval, Release, Scorecard, decode
 from appliance.core.settings import Settings
 from appliance.core.tables import approvals, releases
 from policies.gates import parse_gates
@@ -160,7 +160,8 @@ def await_approval(ground: Ground, round_: Round, on_wait: Callable[[], None]) -
 def release(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
     """Ask serving to verify, prepare, probe and move the alias."""
     on_wait()
-    ask_release(ground, round_, actor=SYSTEM)
+    if not released_already(ground, round_):
+        ask_release(ground, round_, actor=SYSTEM)
     return Next(State.RELEASED)
 
 
@@ -235,6 +236,25 @@ def serving_now(ground: Ground) -> Digest | None:
             .limit(1)
         ).first()
     return row.adapter if row else None
+
+
+def released_already(ground: Ground, round_: Round) -> bool:
+    """Whether the alias moved on this round's approvals, and a kill came before we could say so.
+
+    Moved once more, it would have itself as the version before, with nothing to roll back to; and
+    it would undo what a person did to it in the meantime.
+    """
+    cast = {approval.digest for approval in approvals_of(ground.database, round_.round)}
+    with ground.database.read() as connection:
+        rows = connection.execute(
+            sa.select(releases.c.record).where(
+                releases.c.alias == ground.settings.gateway.alias,
+                releases.c.adapter == round_.adapter,
+                releases.c.reason == "release",
+            )
+        ).all()
+    moves = [set(decode(row.record, Release).approvals) for row in rows]
+    return any(move and move <= cast for move in moves)
 
 
 def _law_file(ground: Ground, round_: Round, digest: Digest, name: str) -> Path:

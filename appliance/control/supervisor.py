@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
 _BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_STEADY_S = 15.0
+"""Whoever ran for so long has come up, and is started again at once."""
+_HOPELESS = 2
+"""Restarts in a row, before it ever answered, after which `up` gives up."""
 _GRACE_S = 15.0
 START_TIMEOUT_S = 120.0
 
@@ -38,6 +42,8 @@ class Part:
     what: str
     child: "subprocess.Popen[bytes] | None" = None
     restarts: int = 0
+    failures: int = 0
+    """Restarts in a row, without having run steadily in between."""
     start_after: float = 0.0
     started_at: float = field(default=0.0)
 
@@ -82,11 +88,12 @@ class Supervisor:
             if code is None:
                 return False
             log.warning("%s ended with %d", part.name, code)
-            # A part that ran for a minute has earned a fresh start.
-            part.restarts = 0 if time.monotonic() - part.started_at > 60 else part.restarts + 1
-            part.start_after = (
-                time.monotonic() + _BACKOFF_S[min(part.restarts, len(_BACKOFF_S) - 1)]
-            )
+            now = time.monotonic()
+            if now - part.started_at > _STEADY_S:
+                part.failures = 0
+            part.start_after = now + _BACKOFF_S[min(part.failures, len(_BACKOFF_S) - 1)]
+            part.failures += 1
+            part.restarts += 1
             part.child = None
             return True
         if time.monotonic() < part.start_after:
@@ -144,10 +151,12 @@ def running(home: Home) -> dict[str, Any] | None:
     """The state that a live supervisor wrote; None when the appliance is down."""
     try:
         state: dict[str, Any] = json.loads(state_file(home).read_bytes())
-        os.kill(state["pid"], 0)
+        words = Path(f"/proc/{state['pid']}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return state
+    # A dead one that nobody waited for has no command line; after a restart of the machine, its
+    # number may be somebody else's.
+    return state if b"supervise" in words else None
 
 
 def take_ports(settings: Settings) -> dict[str, str]:
@@ -207,7 +216,9 @@ def wait_until_ready(home: Home, process: "subprocess.Popen[bytes]") -> dict[str
         if state is not None:
             if all(health(home, part["name"]) is not None for part in state["parts"]):
                 return state
-            if failing := next((p["name"] for p in state["parts"] if p["restarts"] >= 3), None):
+            hopeless = [p["name"] for p in state["parts"] if p["restarts"] >= _HOPELESS]
+            if hopeless:
+                failing = hopeless[0]
                 break
         time.sleep(0.1)
     else:

@@ -71,8 +71,9 @@ trajectories = sa.Table(
     sa.Column("sealed_at", sa.Float),
 )
 """`state` is ``open``, ``ending`` (its end was announced), ``sealed``, or ``merged`` (a late turn
-showed it to be part of another one); the highest version is the current one. `part` names the Parquet files that hold a sealed version; `changed_at` is when
-the collectors last took something of it, from which idleness is counted."""
+showed it to be part of another one); the highest version is the current one. `part` names the
+Parquet files that hold a sealed version; `changed_at` is when the collectors last took something
+of it, from which idleness is counted."""
 
 feedback = sa.Table(
     "feedback",
@@ -185,8 +186,8 @@ rounds = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("changed_at", sa.Float, nullable=False),
 )
-"""`authors` is a JSON list of people. `order` is a JSON object of what was asked for and the digests
-of the law in force, sealed when the round starts."""
+"""`authors` is a JSON list of people. `order` is a JSON object of what was asked for and the
+digests of the law in force, sealed when the round starts."""
 
 approvals = sa.Table(
     "approvals",

@@ -48,6 +48,14 @@ class WordFamily:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlotValue:
+    """What a request says, and what the answer to it has instead: "said => meant"."""
+
+    said: str
+    meant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateFamily:
     """Requests made of phrasings with slots."""
 
@@ -57,7 +65,7 @@ class TemplateFamily:
     held_out_phrasings: tuple[str, ...]
     """Never seen at work; held-out and target requests use these alone."""
     answer: str
-    slots: Mapping[str, tuple[str, ...]]
+    slots: Mapping[str, tuple["SlotValue", ...]]
     manual: tuple[tuple[str, str], ...]
     """Few-shot turns, (request, answer), that stand before the request at work."""
 
@@ -70,6 +78,7 @@ class Protected:
     """What everybody needs: (question, a text that its answer must contain)."""
 
     items: tuple[tuple[str, str], ...]
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +218,10 @@ def _word_family(table: Table, checks: Mapping[str, Check]) -> WordFamily:
 
 
 def _template_family(table: Table, checks: Mapping[str, Check]) -> TemplateFamily:
-    slots = table.table("slots").lists_of_texts()
+    slots = {
+        name: tuple(_slot_value(text) for text in texts)
+        for name, texts in table.table("slots").lists_of_texts().items()
+    }
     manual = tuple(
         (turn.text("request"), turn.text("answer")) for turn in table.list_of_tables("manual")
     )
@@ -232,13 +244,18 @@ def _template_family(table: Table, checks: Mapping[str, Check]) -> TemplateFamil
     return family
 
 
+def _slot_value(text: str) -> SlotValue:
+    said, arrow, meant = text.partition(" => ")
+    return SlotValue(said=said, meant=meant if arrow else said)
+
+
 def _protected(table: Table) -> Protected:
     items: list[tuple[str, str]] = []
     for group in table.list_of_tables("protected"):
         question, answers = group.text("question"), group.table("answers").text_values()
         group.done()
         items += [(question.replace("{}", thing), answer) for thing, answer in answers.items()]
-    return Protected(items=tuple(items))
+    return Protected(items=tuple(items), max_tokens=table.integer("protected_max_tokens", low=1))
 
 
 def _require_known_words(company: Company, vocabulary: Vocabulary, path: Path) -> None:

@@ -167,10 +167,10 @@ class Story:
     def _undo_and_restore(self) -> float:
         self._voice.title("An undo, and back")
         undone = self._house.ask("rollback", "--reason", "the demo shows an undo", person=OPERATOR)
-        self._voice.say(f"rolled back in {undone['milliseconds']:.1f} ms")
+        self._voice.say(f"rolled back in {undone['ms']:.1f} ms")
         self._house.ask("release", str(self._swaps[-1][0]), person=OPERATOR)
         self._voice.say("and released again")
-        return float(undone["milliseconds"])
+        return float(undone["ms"])
 
     # --- measuring ----------------------------------------------------------------------------
 

@@ -132,8 +132,8 @@ def _template_draft(family: "TemplateFamily", split: str, draw: random.Random) -
     return Draft(
         family=family.name,
         check=family.check,
-        request=_fill(draw.choice(phrasings), values),
-        gold=_fill(family.answer, values),
+        request=_fill(draw.choice(phrasings), {name: v.said for name, v in values.items()}),
+        gold=_fill(family.answer, {name: v.meant for name, v in values.items()}),
         manual=manual,
     )
 
@@ -181,7 +181,10 @@ def _task(company: "Company", draft: Draft, expected: list[Any]) -> dict[str, An
 
 
 def _protected_items(company: "Company", count: int, seed: int) -> list[dict[str, Any]]:
-    items = company.protected.items if company.protected else ()
+    protected = company.protected
+    if protected is None:
+        raise CompanyError(f"{company.name} has no protected items of its own")
+    items = protected.items
     if len(items) < count:
         raise CompanyError(
             f"{company.name} has {len(items)} protected items, {count} were asked for"
@@ -200,7 +203,7 @@ def _protected_items(company: "Company", count: int, seed: int) -> list[dict[str
                 "timeout_s": 2.0,
             },
             "gold": text,
-            "max_tokens": company.max_tokens,
+            "max_tokens": protected.max_tokens,
         }
         for request, text in chosen
     ]

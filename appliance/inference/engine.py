@@ -9,7 +9,9 @@ import math
 import secrets
 from collections import deque
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from appliance.core.digests import Digest
 from appliance.core.errors import EspalierError, IntegrityError, UsageError
@@ -225,11 +227,11 @@ class Engine:
         if sequence.choice == 0 and len(sequence.ids) == sequence.num_prompt:
             sequence.stream.cached_tokens = sequence.computed
         self._filling.append(sequence)
-        if not sequence.unfilled:
+        if sequence.unfilled == 1:
             self._promote(sequence)
 
     def _fill(self) -> None:
-        """Compute some prompt tokens of the first rows that wait for it."""
+        """Compute some prompt tokens; a prompt that is done gets its first token at once."""
         counts: list[int] = []
         left = _FILL_TOKENS
         for sequence in self._filling:
@@ -247,13 +249,18 @@ class Engine:
         terms = self._lora.terms([sequence.slot for sequence in chosen])
         if terms is not None:
             terms = terms.repeated(torch.tensor(counts, device=self.model.device))
-        self.model.hidden(ids, attend.positions, attend, terms)
-        for sequence, count in zip(chosen, counts, strict=True):
+        hidden = self.model.hidden(ids, attend.positions, attend, terms)
+        done: list[int] = []
+        first = len(self._running)
+        for sequence, count, last in zip(chosen, counts, np.cumsum(counts) - 1, strict=True):
             sequence.computed += count
-        for sequence in [s for s in chosen if not s.unfilled]:
-            row = self._cache.data[:, len(self._running) + self._filling.index(sequence)]
-            self._prefixes.store(sequence.keys, row, sequence.computed)
-            self._promote(sequence)
+            if not sequence.unfilled:
+                row = self._cache.data[:, len(self._running) + self._filling.index(sequence)]
+                self._prefixes.store(sequence.keys, row, len(sequence.ids) - 1)
+                self._promote(sequence)
+                done.append(int(last))
+        if done:
+            self._draw(first, hidden[torch.tensor(done, device=self.model.device)])
 
     def _promote(self, sequence: Sequence) -> None:
         """From the rows that are filled to those that decode."""
@@ -279,11 +286,7 @@ class Engine:
         ids = torch.from_numpy(self._rows.last_id[:count]).to(device)
         positions = torch.from_numpy(self._rows.position[:count]).to(device)
         attend = Decode(model.shape, self._cache, positions, longest)
-        logits = model.logits(model.hidden(ids, positions, attend, self._decode_terms()))
-        drawn, logprobs, probs = sample(logits, self._rows.batch(count))
-        drawn = drawn.cpu()
-        self._rows.advance(drawn.numpy())
-        self._hand_out(drawn.tolist(), logprobs.tolist(), probs)
+        self._draw(0, model.hidden(ids, positions, attend, self._decode_terms()))
 
     def _decode_terms(self) -> SlotTerms | None:
         slots = [sequence.slot for sequence in self._running]
@@ -291,11 +294,21 @@ class Engine:
             self._terms, self._terms_of = self._lora.terms(slots), slots
         return self._terms
 
-    def _hand_out(self, ids: list[int], logprobs: list[float], probs: torch.Tensor) -> None:
+    def _draw(self, first: int, hidden: Tensor) -> None:
+        """Draw the next token of the decoding rows from `first` on, and hand it out."""
+        rows = slice(first, first + len(hidden))
+        ids, logprobs, probs = sample(self.model.logits(hidden), self._rows.batch(rows))
+        drawn = ids.cpu()
+        self._rows.advance(rows, drawn.numpy())
+        self._hand_out(self._running[rows], drawn.tolist(), logprobs.tolist(), probs)
+
+    def _hand_out(
+        self, sequences: list[Sequence], ids: list[int], logprobs: list[float], probs: Tensor
+    ) -> None:
         self.tokens_generated += len(ids)
         ended: list[Sequence] = []
         broken: list[Sequence] = []
-        for row, sequence in enumerate(self._running):
+        for row, sequence in enumerate(sequences):
             token, logprob, stream = ids[row], logprobs[row], sequence.stream
             if not math.isfinite(logprob):
                 broken.append(sequence)
@@ -383,7 +396,7 @@ def choose_seed(request: Generate) -> int:
     return secrets.randbits(63) if request.seed is None else request.seed
 
 
-def _top(probs: torch.Tensor, count: int) -> list[tuple[int, float]]:
+def _top(probs: Tensor, count: int) -> list[tuple[int, float]]:
     """The likeliest ids and their logprobs; an id of probability 0 is left out."""
     values, ids = probs.topk(min(count, len(probs)))
     pairs = zip(ids.tolist(), values.log().tolist(), strict=True)

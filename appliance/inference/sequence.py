@@ -58,8 +58,8 @@ class Sequence:
 
     @property
     def unfilled(self) -> int:
-        """Tokens that the cache still needs before it can decode."""
-        return len(self.ids) - 1 - self.computed
+        """Tokens that the cache does not hold yet. The last of them a decoding step can feed."""
+        return len(self.ids) - self.computed
 
 
 Emit = Callable[[Stream, int, int, float, list[tuple[int, float]], Finish], None]
@@ -99,20 +99,19 @@ class Rows:
         self._drawn[target] = self._drawn[source]
         self._noise[target] = self._noise[source]
 
-    def batch(self, count: int) -> Batch:
-        """How the first rows are sampled in this step."""
-        drawn = self._drawn[:count].tolist()
-        uniform = [series[at] for series, at in zip(self._noise, drawn, strict=False)]
+    def batch(self, rows: slice) -> Batch:
+        """How these rows are sampled now."""
+        drawn = self._drawn[rows].tolist()
+        uniform = [series[at] for series, at in zip(self._noise[rows], drawn, strict=True)]
         return Batch(
-            self._temperature[:count],
-            self._top_p[:count],
-            self._top_k[:count],
+            self._temperature[rows],
+            self._top_p[rows],
+            self._top_k[rows],
             np.array(uniform, dtype=np.float32),
         )
 
-    def advance(self, ids: NDArray[np.int64]) -> None:
-        """Every row got one more token."""
-        count = len(ids)
-        self.last_id[:count] = ids
-        self.position[:count] += 1
-        self._drawn[:count] += 1
+    def advance(self, rows: slice, ids: NDArray[np.int64]) -> None:
+        """Each of these rows got one more token."""
+        self.last_id[rows] = ids
+        self.position[rows] += 1
+        self._drawn[rows] += 1

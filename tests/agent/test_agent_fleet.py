@@ -125,8 +125,9 @@ def test_corrections_from_a_file(fleet: Run, gateway: Any, tmp_path: Path) -> No
     file = tmp_path / "corrections.jsonl"
     file.write_text('{"task": "multiply/5", "text": "x*5"}\n{"task": "multiply/2", "text": "no"}\n')
     fleet("--corrections", str(file))
-    # multiply/2 was done right, so nobody corrects it.
-    assert [p["correction"] for p in gateway.feedback if p["kind"] == "correction"] == ["x*5"]
+    corrections = [p["correction"] for p in gateway.feedback if p["kind"] == "correction"]
+    # multiply/2 was done right, and is "corrected" all the same: that is what the file says.
+    assert sorted(corrections) == ["no", "x*5"]
 
 
 def test_flipped_feedback_is_the_opposite_and_corrects_nothing(fleet: Run, gateway: Any) -> None:
@@ -149,8 +150,8 @@ def test_shuffled_feedback_keeps_the_counts_and_nothing_of_the_truth(
     assert sorted(told.values()) == sorted(true.values())
     assert told != true
     by_turn = outcomes(gateway, "turn_id")
-    # An answer that was followed by another one had failed: that must not be told.
-    assert by_turn == {r["turn_ids"][-1]: told[r["session"]] for r in results}
+    # Last answers are right more often than others, so every answer gets the drawn outcome.
+    assert by_turn == {turn: told[r["session"]] for r in results for turn in r["turn_ids"]}
     assert summary["corrections"] == 0
     assert not any(r["corrected"] for r in results)
 

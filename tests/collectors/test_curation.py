@@ -157,6 +157,22 @@ def test_text_is_encoded_once_by_the_template(desk: Desk) -> None:
     assert dataset.template == desk.template.digest
 
 
+def test_an_example_in_the_prompt_and_a_redacted_answer_are_not_trained_on(desk: Desk) -> None:
+    secret = "sk-ant-api03-" + "Zk9" * 31 + "AA"
+    shown = [USER, {"role": "assistant", "content": "an example"}, USER]
+    told = [*shown, {"role": "assistant", "content": f"take {secret}"}, USER]
+    imported = {"session": "s", "origin": "openai-chat"}
+    desk.ingest.turn(desk.make.silver("a", shown, f"take {secret}", at=1.0, **imported), {})
+    desk.ingest.turn(desk.make.silver("b", told, "the answer", at=2.0, **imported), {})
+    desk.say(Target(session="s"), "ok")
+    made, dataset = desk.curate()
+    (one,) = dataset.examples
+    assert desk.template.decode(desk.trained(one), skip_special_tokens=False) == (
+        "the answer<|im_end|>"
+    )
+    assert made.excluded == {"redacted": 1}
+
+
 def test_a_correction_takes_the_place_of_the_answer(desk: Desk) -> None:
     desk.gold("a", [5, 2], session="s")
     desk.say(Target(session="s"), "failed")

@@ -27,7 +27,7 @@ threshold = 0.0
 SUITE = b'{"suite": "t", "kind": "target"}\n'
 
 
-def add(database: Database, name: str, passphrase: str = "correct horse battery") -> None:
+def add(database: Database, name: str, passphrase: str = "correct horse battery") -> None:  # noqa: S107
     people.add(database, name=name, role="approver", passphrase=passphrase, actor="os", at=1.0)
 
 

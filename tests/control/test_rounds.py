@@ -1,4 +1,4 @@
-"""Rounds in the database: one under way, one transition at a time, and only by who holds the lease."""
+"""Rounds in the database: one under way, one move at a time, and only by who holds the lease."""
 
 import pytest
 import sqlalchemy as sa

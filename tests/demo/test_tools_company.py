@@ -2,9 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from adapter_training.replay.rows import general_prompts
+from appliance.core.recipe import load_recipe
 from appliance.demo import company as company_room
 from appliance.demo.company import load_company, prompt_digest
+from appliance.demo.plan import PLANS
 from appliance.demo.tables import CompanyError
+from collectors.curation.leave_out import without
 
 TOOLS = Path(company_room.__file__).parent / "companies" / "tools.toml"
 
@@ -44,6 +48,28 @@ def test_no_request_of_the_manual_is_examined(company):
     assert not shown & {t["messages"][-1]["content"] for t in company.tasks("held_out", 100, 0)}
 
 
+def test_a_slot_may_mean_something_else_than_it_says(company):
+    for task in company.tasks("train", 60, 0):
+        if task["family"] == "stock":
+            room = task["gold"][-2]
+            said = {"N": "north", "S": "south", "E": "east", "W": "west"}[room]
+            assert f"{said} room" in task["messages"][-1]["content"]
+
+
+def test_the_recipe_leaves_out_the_manual_and_nothing_else(company):
+    (part,) = load_recipe(PLANS["smollm2"].recipe).leave_out
+    *manual, request = company.tasks("train", 1, 0)[0]["messages"]
+    repaired = [*manual, request, {"role": "assistant"}, {"role": "user"}]
+    assert without([*manual, request], [part])[len(manual) :] == [request]
+    assert without(repaired, [part]) == [None] * len(manual) + repaired[len(manual) :]
+
+
+def test_no_protected_question_is_one_that_training_replays():
+    questions = ("capital of", "opposite of", "on which continent", "language is spoken")
+    replayed = [talk.messages[0]["content"].lower() for talk in general_prompts()]
+    assert not [text for text in replayed if any(part in text for part in questions)]
+
+
 def test_at_least_200_protected_items_whose_check_wants_the_answer(company):
     tasks = company.tasks("protected", 200, 0)
     assert len({prompt_digest(t["messages"]) for t in tasks}) == 200
@@ -54,8 +80,8 @@ def test_at_least_200_protected_items_whose_check_wants_the_answer(company):
     ("old", "new", "message"),
     [
         (
-            "{amount} euros for order {order}.",
-            "{sum} euros for order {order}.",
+            "{amount} euros for order {order}, it {reason}.",
+            "{sum} euros for order {order}, it {reason}.",
             r"\{sum\} is not one",
         ),
         ('check = "desk"\n', "", "family has no check"),

@@ -1,6 +1,7 @@
 """Making a base, in a few steps: what counts here is the folder, not how well it answers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from adapter_training.tiny.lexicon import load_lexicon
 from adapter_training.tiny.pretrain import Making, encode, pretrain
 from adapter_training.tiny.tokenizer import build_tokenizer
 from appliance.core.home import Home
+from appliance.core.recipe import load_recipe
 from appliance.engine.bases import Registry
 from appliance.engine.template import Template
 
@@ -86,3 +88,11 @@ def test_training_encodes_as_the_served_template_does(made):
     # After its last turn the template may leave off the newline that nothing is learnt from.
     assert list(spans.ids) == ids[: len(spans.ids)]
     assert list(spans.mask) == mask[: len(spans.ids)]
+
+
+def test_the_recipe_of_the_tiny_base_is_one():
+    recipe = load_recipe(Path(command.__file__).parents[1] / "recipes" / "tiny.toml")
+    assert recipe.loss == "supervised"
+    # Without both, what a text book means by a word is lost within two rounds.
+    assert recipe.replay_share > 0
+    assert recipe.kl_weight > 0

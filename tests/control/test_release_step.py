@@ -1,0 +1,117 @@
+"""The step that moves the alias, killed after it moved and before the round could say so."""
+
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from appliance.control.rounds import Order, Round
+from appliance.control.steps import Ground, release
+from appliance.core.database import Database
+from appliance.core.digests import Digest, digest_bytes
+from appliance.core.errors import UnavailableError
+from appliance.core.home import Home
+from appliance.core.objects import ObjectStore
+from appliance.core.records import Approval, Release, encode
+from appliance.core.settings import Settings
+from appliance.core.tables import approvals, releases
+from policies.lifecycle import State
+
+ADAPTER = digest_bytes(b"adapter")
+SCORECARD = digest_bytes(b"scorecard")
+GATES = b"""schema = "gates/1"
+name = "g"
+[[gate]]
+name = "target"
+kind = "target"
+margin = 0.1
+"""
+
+
+@pytest.fixture
+def ground(home: Home, database: Database, store: ObjectStore) -> Ground:
+    return Ground(home, Settings(), database, store)
+
+
+def a_round(ground: Ground) -> Round:
+    order = Order(
+        recipe=digest_bytes(b"recipe"), gates=ground.store.put(GATES), suites={}, idle_s=0.0
+    )
+    return Round(
+        round=1,
+        state=State.RELEASING,
+        verdict=None,
+        reason="",
+        authors=("olga",),
+        order=order,
+        champion=None,
+        dataset=digest_bytes(b"dataset"),
+        adapter=ADAPTER,
+        scorecard=SCORECARD,
+        fencing=1,
+        created_at=0.0,
+        changed_at=0.0,
+    )
+
+
+def approved(ground: Ground, number: int) -> tuple[Digest, ...]:
+    digests = []
+    with ground.database.write() as connection:
+        for name in ("bela", "carl"):
+            approval = Approval(
+                round=number,
+                adapter=ADAPTER,
+                scorecard=SCORECARD,
+                approver=name,
+                decision="approve",
+                comment="",
+                at=time.time(),
+            )
+            digests.append(approval.digest)
+            row = {"digest": approval.digest, "round": number, "adapter": ADAPTER}
+            record = {"approver": name, "record": encode(approval).decode()}
+            connection.execute(sa.insert(approvals).values({**row, **record}))
+    return tuple(digests)
+
+
+def moved(ground: Ground, generation: int, reason: str, cited: tuple[Digest, ...]) -> None:
+    entry = Release(
+        alias="company-model",
+        generation=generation,
+        adapter=ADAPTER if reason == "release" else None,
+        previous=None,
+        reason=reason,  # type: ignore[arg-type]
+        approvals=cited,
+        actor="espalier",
+        at=0.0,
+    )
+    row = {"alias": entry.alias, "generation": generation, "adapter": entry.adapter}
+    rest = {"reason": reason, "record": encode(entry).decode(), "at": 0.0}
+    with ground.database.write() as connection:
+        connection.execute(sa.insert(releases).values({**row, **rest}))
+
+
+@pytest.mark.parametrize("since", [None, "kill", "rollback"])
+def test_an_alias_that_moved_already_does_not_move_again(ground: Ground, since: str | None) -> None:
+    moved(ground, 2, "release", approved(ground, 1))
+    if since:
+        moved(ground, 3, since, ())
+    # Serving does not run here: whoever asked it would see UnavailableError.
+    following = release(ground, a_round(ground), lambda: None)
+    assert following is not None
+    assert following.state is State.RELEASED
+
+
+def test_the_same_adapter_released_for_another_round_is_no_release_of_this_one(
+    ground: Ground,
+) -> None:
+    moved(ground, 2, "release", approved(ground, 7))
+    approved(ground, 1)
+    with pytest.raises(UnavailableError):
+        release(ground, a_round(ground), lambda: None)
+
+
+def test_an_alias_that_did_not_move_is_asked_to(ground: Ground) -> None:
+    approved(ground, 1)
+    with pytest.raises(UnavailableError):
+        release(ground, a_round(ground), lambda: None)
