@@ -15,8 +15,7 @@ demo: $(STAMP) ## A company in a box: the whole loop on real input (ARGS="--yes 
 	@$(BIN)/espalier demo $(ARGS)
 
 test: $(STAMP) ## Every test; brings up the real servers that they need (ARGS="-k name")
-	@$(BIN)/python -m tests.services up --quiet
-	@$(BIN)/python -m pytest $(ARGS); code=$$?; $(BIN)/python -m tests.services down --quiet; exit $$code
+	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP) ## Format, lint, types (strict), contracts between the rooms
 	$(BIN)/ruff format --check .

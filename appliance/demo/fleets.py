@@ -102,6 +102,8 @@ class Fleets:
             self._alias,
             "--concurrency",
             str(concurrency or self._plan.concurrency),
+            "--max-answers",
+            str(self._plan.max_answers),
             "--temperature",
             str(self._plan.temperature),
             "--out",

@@ -22,6 +22,8 @@ class Plan:
     """Failed trajectories that a person corrects."""
     temperature: float
     concurrency: int
+    max_answers: int
+    """Answers of an agent at one task; a small base seldom mends its third."""
     num_target: int
     num_protected: int
     num_held_out: int
@@ -41,6 +43,7 @@ PLANS = {
         correction_share=0.05,
         temperature=1.0,
         concurrency=48,
+        max_answers=3,
         num_target=200,
         num_protected=1000,
         num_held_out=300,
@@ -57,6 +60,7 @@ PLANS = {
         correction_share=0.05,
         temperature=0.7,
         concurrency=32,
+        max_answers=2,
         num_target=60,
         num_protected=220,
         num_held_out=60,

@@ -67,7 +67,7 @@ class Model:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(tokens, vocab) float32."""
-        return torch.mm(hidden, self._weights.head).float()
+        return self._weights.head(hidden).float()
 
     def _rotate(self, qkv: Tensor, turn: Tensor) -> None:
         """Turn queries and keys by their positions, in place."""

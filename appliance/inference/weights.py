@@ -16,23 +16,10 @@ from torch import Tensor
 
 from appliance.core.errors import IntegrityError
 from appliance.inference.architecture import Architecture
+from appliance.inference.linear import Product, product
 
 SITES = ("qkv", "o", "gate_up", "down")
 """The four products of a layer, in order; LoRA goes on each."""
-
-
-@dataclass(slots=True)
-class Linear:
-    """x @ weight (+ bias); weight: (in, out)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: (tokens, in) → (tokens, out)."""
-        if self.bias is None:
-            return torch.mm(x, self.weight)
-        return torch.addmm(self.bias, x, self.weight)
 
 
 @dataclass(slots=True)
@@ -41,10 +28,10 @@ class Layer:
 
     attention_norm: Tensor
     mlp_norm: Tensor
-    qkv: Linear
-    o: Linear
-    gate_up: Linear
-    down: Linear
+    qkv: Product
+    o: Product
+    gate_up: Product
+    down: Product
 
 
 @dataclass(slots=True)
@@ -54,8 +41,7 @@ class Weights:
     embedding: Tensor
     layers: list[Layer]
     norm: Tensor
-    head: Tensor
-    """(hidden, vocab)."""
+    head: Product
 
 
 def load_weights(
@@ -92,13 +78,13 @@ class _Reader:
     def read(self) -> Weights:
         embedding = self._get("model.embed_tokens.weight")
         tied = self._shape.tied or "lm_head.weight" not in self._names
-        head = embedding if tied else self._get("lm_head.weight")
+        head = product(embedding, keep=True) if tied else product(self._get("lm_head.weight"))
         if tuple(embedding.shape) != (self._shape.vocab_size, self._shape.hidden_size):
             raise IntegrityError(
                 f"the embedding is {tuple(embedding.shape)}, the configuration says "
                 f"{(self._shape.vocab_size, self._shape.hidden_size)}"
             )
-        return Weights(embedding, list(self._layers()), self._get("model.norm.weight"), head.t())
+        return Weights(embedding, list(self._layers()), self._get("model.norm.weight"), head)
 
     def _layers(self) -> Iterator[Layer]:
         for index in range(self._shape.num_layers):
@@ -106,21 +92,21 @@ class _Reader:
             yield Layer(
                 attention_norm=self._get(f"{name}.input_layernorm.weight"),
                 mlp_norm=self._get(f"{name}.post_attention_layernorm.weight"),
-                qkv=self._linear(
+                qkv=self._product(
                     f"{name}.self_attn.q_proj",
                     f"{name}.self_attn.k_proj",
                     f"{name}.self_attn.v_proj",
                 ),
-                o=self._linear(f"{name}.self_attn.o_proj"),
-                gate_up=self._linear(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"),
-                down=self._linear(f"{name}.mlp.down_proj"),
+                o=self._product(f"{name}.self_attn.o_proj"),
+                gate_up=self._product(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"),
+                down=self._product(f"{name}.mlp.down_proj"),
             )
 
-    def _linear(self, *parts: str) -> Linear:
+    def _product(self, *parts: str) -> Product:
         weight = torch.cat([self._rows(part, "weight") for part in parts])
         biased = any(f"{part}.bias" in self._names for part in parts)
         bias = torch.cat([self._rows(part, "bias") for part in parts]) if biased else None
-        return Linear(weight.t(), bias)
+        return product(weight, bias)
 
     def _rows(self, part: str, kind: str) -> Tensor:
         rows = self._get(f"{part}.{kind}")

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from appliance.demo.house import DemoError, House
 from tests.storm.after import StormAfter
@@ -22,7 +23,7 @@ from tests.storm.plan import Kill, draw
 from tests.storm.victims import StormError
 from tests.storm.voice import Voice
 
-_NUM_PIECES = 240
+_NUM_PIECES = 160
 
 
 def main() -> int:
@@ -31,29 +32,41 @@ def main() -> int:
     kills = draw(options.seed, options.kills)
     folder = Path(tempfile.mkdtemp(prefix="espalier-storm-"))
     voice = Voice(len(kills))
-    code = 1
+    result = None
     try:
-        code = _storm(options, kills, folder, voice)
+        result = _storm(options, kills, folder, voice)
     except (StormError, DemoError) as error:
         voice.say(f"the storm broke off: {error}")
     finally:
         _take_down(folder)
-        if code == 0 and not options.keep:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            voice.say(f"kept: {folder}")
-    return code
+    harm = result is None or any(result[name] for name in ("lost", "doubled", "different_adapters"))
+    if harm or options.keep:
+        voice.say(f"kept: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    if result is None:
+        return 1
+    print(
+        f"{result['kills']} kills, {result['lost']} lost, {result['doubled']} doubled, "
+        f"{result['different_adapters']} different adapters"
+    )
+    if options.json:
+        print(json.dumps(result))
+    return 1 if harm else 0
 
 
-def _storm(options: argparse.Namespace, kills: list[Kill], folder: Path, voice: Voice) -> int:
+def _storm(
+    options: argparse.Namespace, kills: list[Kill], folder: Path, voice: Voice
+) -> dict[str, Any]:
+    """The numbers of the last line."""
     voice.say(f"seed {options.seed}: {_counted(kills)}")
     house, recorded = bring_up(folder, seed=options.seed, num_pieces=options.pieces)
     before = [kill for kill in kills if kill.phase == "before"]
     account, ledger = storm_before(house, recorded, before, seed=options.seed, voice=voice)
     after = StormAfter(house, voice)
     after.run([kill for kill in kills if kill.phase == "after"])
-    result = {
-        "kills": len(kills),
+    return {
+        "kills": voice.num_done,
         "lost": len(account.lost),
         "doubled": len(account.doubled),
         "different_adapters": after.different,
@@ -63,13 +76,6 @@ def _storm(options: argparse.Namespace, kills: list[Kill], folder: Path, voice: 
         "by_process": dict(sorted(Counter(kill.process for kill in kills).items())),
         "seconds": round(voice.seconds, 1),
     }
-    print(
-        f"{len(kills)} kills, {len(account.lost)} lost, {len(account.doubled)} doubled, "
-        f"{after.different} different adapters"
-    )
-    if options.json:
-        print(json.dumps(result))
-    return 1 if account.lost or account.doubled or after.different else 0
 
 
 def _counted(kills: list[Kill]) -> str:

@@ -86,12 +86,12 @@ class StormAfter:
             pid = self._kill_in_state(kill, round_.round, reference)
             struck = self._rounds.get(round_.round).state
             if pid is not None:
-                gap_s = self._victims.wait_until_whole(kill.process, pid)
+                self._victims.wait_until_whole(kill.process, pid)
             round_ = self._wait(round_.round, over=kill.state == "releasing")
             if pid is not None:
                 checked = self._compare(round_, reference)
                 self._end(round_)
-                self._voice.killed(kill, pid, str(struck), f"whole in {gap_s:.1f} s; {checked}")
+                self._voice.killed(kill, pid, str(struck), checked)
                 return
             # It had ended before the moment came: an earlier one, in a new round.
             self._end(round_)
@@ -113,7 +113,7 @@ class StormAfter:
             deadline = time.monotonic() + _MOMENT_S
             while self._victims.pid(kill.process) is None and time.monotonic() < deadline:
                 time.sleep(_TICK_S)
-        time.sleep(kill.share * reference.seconds.get(kill.state, _SECONDS[kill.state]))
+        time.sleep(kill.share * {**_SECONDS, **reference.seconds}[kill.state])
         pid = self._victims.pid(kill.process)
         if pid is None or self._rounds.get(number).state != kill.state:
             return None

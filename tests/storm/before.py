@@ -16,6 +16,8 @@ from tests.storm.voice import Voice
 
 NUM_CLIENTS = 8
 _TICK_S = 0.01
+_MARGIN = 3
+"""Pieces of work for each agent beyond the moment of a kill, so that it falls into work."""
 _NEVER_S = 86_400.0
 
 
@@ -39,6 +41,7 @@ def storm_before(
     doubled: set[str] = set()
     for kill in kills:
         _wait_for(kill, clients, ledger)
+        in_flight = ledger.in_flight
         pid = victims.kill(kill.process)
         if pid is None:
             raise StormError(f"{kill.process} does not run, so it cannot be killed")
@@ -48,8 +51,8 @@ def storm_before(
         account = books.taken_in(promised)
         lost |= account.lost
         doubled |= account.doubled
-        state = "agents at work" if clients.at_work else "agents done"
-        voice.killed(kill, pid, state, f"back in {gap_s:.1f} s; {describe(promised, account)}")
+        state = f"{in_flight} in flight"
+        voice.killed(kill, pid, state, f"whole in {gap_s:.1f} s; {describe(promised, account)}")
     clients.finish()
     flush(home, idle_s=0.0)
     account = books.sealed(ledger)
@@ -75,6 +78,10 @@ def describe(promised: Ledger, account: Account) -> str:
 
 
 def _wait_for(kill: Kill, clients: Clients, ledger: Ledger) -> None:
-    while clients.at_work and ledger.pieces < kill.share * clients.num_pieces:
+    """Until the kill's share of the input is done, and more of it is under way."""
+    moment = round(kill.share * clients.num_pieces)
+    clients.deal(moment + _MARGIN * NUM_CLIENTS)
+    while ledger.pieces < moment:
+        clients.raise_errors()
         time.sleep(_TICK_S)
     time.sleep(kill.delay_s)

@@ -43,7 +43,7 @@ class Books:
         with self._database.read() as connection:
             have = Counter(connection.execute(sa.select(turns.c.turn_id)).scalars())
             have.update(connection.execute(sa.select(feedback.c.feedback_id)).scalars())
-        return _account(ledger, [have])
+        return tally(ledger, have)
 
     def sealed(self, ledger: Ledger) -> Account:
         """Whether the newest sealed trajectories, and the lake, hold each of them once.
@@ -68,7 +68,7 @@ class Books:
                 if expected is not None and said != expected:
                     altered.add(node.turn.turn_id)
             held.update(self._feedback(trajectory.feedback))
-        account = _account(ledger, [held], turns_in=self._in_the_lake({r[:2] for r in rows}))
+        account = tally(ledger, held, self._in_the_lake({tuple(row[:2]) for row in rows}))
         return Account(account.lost | altered, account.doubled, account.unacknowledged)
 
     def _feedback(self, digests: Iterable[Digest]) -> list[str]:
@@ -84,15 +84,14 @@ class Books:
         )
 
 
-def _account(
-    ledger: Ledger, places: list["Counter[str]"], turns_in: "Counter[str] | None" = None
+def tally(
+    ledger: Ledger, place: "Counter[str]", in_the_lake: "Counter[str] | None" = None
 ) -> Account:
-    """`places` hold turns and feedback; `turns_in` turns alone."""
+    """`place` holds turns and feedback; the lake's files name turns alone."""
     promised = set(ledger.turns) | ledger.feedback
-    lost = {name for name in promised for place in places if not place[name]}
-    doubled = {name for place in places for name, count in place.items() if count > 1}
-    if turns_in is not None:
-        lost |= {name for name in ledger.turns if not turns_in[name]}
-        doubled |= {name for name, count in turns_in.items() if count > 1}
-    extra = len(set().union(*places) - promised)
-    return Account(frozenset(lost), frozenset(doubled), extra)
+    lost = {name for name in promised if not place[name]}
+    doubled = {name for name, count in place.items() if count > 1}
+    if in_the_lake is not None:
+        lost |= {name for name in ledger.turns if not in_the_lake[name]}
+        doubled |= {name for name, count in in_the_lake.items() if count > 1}
+    return Account(frozenset(lost), frozenset(doubled), len(set(place) - promised))

@@ -28,8 +28,9 @@ class Clients:
         self, recorded: Path, *, base_url: str, api_key: str, num: int, seed: int, ledger: Ledger
     ) -> None:
         self._tasks = [json.loads(line) for line in recorded.read_text().splitlines()]
-        self._queue = iter(enumerate(self._tasks))
-        self._lock = threading.Lock()
+        self._numbers = iter(range(len(self._tasks)))
+        self._dealt = 0
+        self._dealing = threading.Condition()
         self._seed = seed
         self._ledger = ledger
         self._errors: list[BaseException] = []
@@ -44,10 +45,11 @@ class Clients:
         """Pieces of work in the input."""
         return len(self._tasks)
 
-    @property
-    def at_work(self) -> bool:
-        """Whether any agent still has something to do."""
-        return any(thread.is_alive() for thread in self._threads)
+    def deal(self, num_pieces: int) -> None:
+        """Hand out the input up to so many pieces; agents wait for the rest."""
+        with self._dealing:
+            self._dealt = num_pieces
+            self._dealing.notify_all()
 
     def start(self) -> None:
         """Begin."""
@@ -55,27 +57,36 @@ class Clients:
             thread.start()
 
     def finish(self) -> None:
-        """Wait for the end of the input.
+        """Hand out the rest, and wait for the end of the input.
 
         Raises:
             StormError: an agent gave up.
         """
+        self.deal(self.num_pieces)
         for thread in self._threads:
             thread.join()
+        self.raise_errors()
+
+    def raise_errors(self) -> None:
+        """Raise StormError where an agent gave up."""
         if self._errors:
             raise StormError(f"an agent gave up: {self._errors[0]!r}") from self._errors[0]
 
     def _run(self) -> None:
         try:
-            while True:
-                with self._lock:
-                    following = next(self._queue, None)
-                if following is None or self._errors:
-                    return
-                self._piece(*following)
+            while (number := self._next()) is not None:
+                self._piece(number, self._tasks[number])
                 self._ledger.done()
         except Exception as error:
             self._errors.append(error)
+
+    def _next(self) -> int | None:
+        """The next piece, once it is dealt; None at the input's end."""
+        with self._dealing:
+            number = next(self._numbers, None)
+            if number is not None:
+                self._dealing.wait_for(lambda: self._dealt > number)
+            return number
 
     def _piece(self, number: int, task: dict[str, Any]) -> None:
         draw = random.Random(f"{self._seed}/{number}")
@@ -111,7 +122,8 @@ class Clients:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                turn_id, text = self._request(messages, session, max_tokens, draw, streamed)
+                with self._ledger.sending():
+                    turn_id, text = self._request(messages, session, max_tokens, draw, streamed)
             except Exception as error:
                 self._ledger.failed(error)
                 if time.monotonic() > deadline:
@@ -156,7 +168,8 @@ class Clients:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                answer: Any = self._client.post("/feedback", body=body, cast_to=object)
+                with self._ledger.sending():
+                    answer: Any = self._client.post("/feedback", body=body, cast_to=object)
             except Exception as error:
                 self._ledger.failed(error)
                 if time.monotonic() > deadline:

@@ -1,6 +1,8 @@
 """What the clients know was acknowledged: an answer whole, a feedback answered with 200."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -16,7 +18,20 @@ class Ledger:
     """Requests and feedback that were not acknowledged, by error."""
     pieces: int = 0
     """Pieces of work that are done."""
+    in_flight: int = 0
+    """Requests and feedback that were sent and not answered yet."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Something is on its way until the block ends."""
+        with self._lock:
+            self.in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.in_flight -= 1
 
     def answered(self, turn_id: str, text: str) -> None:
         """A whole answer arrived."""

@@ -12,7 +12,7 @@ class Voice:
     def __init__(self, num_kills: int) -> None:
         self._begun = time.monotonic()
         self._num_kills = num_kills
-        self._num_done = 0
+        self.num_done = 0
 
     @property
     def seconds(self) -> float:
@@ -25,10 +25,10 @@ class Voice:
 
     def killed(self, kill: Kill, pid: int, state: str, checked: str) -> None:
         """A kill is done and checked."""
-        self._num_done += 1
-        self.say(f"kill {self._num_done:2}  {kill.process:<10} pid {pid:<7} {state:<17} {checked}")
-        left = self.seconds / self._num_done * (self._num_kills - self._num_done)
-        if sys.stdout.isatty() and self._num_done < self._num_kills:
+        self.num_done += 1
+        self.say(f"kill {self.num_done:2}  {kill.process:<10} pid {pid:<7} {state:<17} {checked}")
+        left = self.seconds / self.num_done * (self._num_kills - self.num_done)
+        if sys.stdout.isatty() and self.num_done < self._num_kills:
             print(f"           about {left:.0f} s left", end="\r", flush=True)
-        elif self._num_done % 5 == 0 and self._num_done < self._num_kills:
+        elif self.num_done % 5 == 0 and self.num_done < self._num_kills:
             self.say(f"about {left:.0f} s left")
