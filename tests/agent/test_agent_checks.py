@@ -40,7 +40,7 @@ ANSWERS = {
     "writes a verdict": (
         "import os\n"
         "def f(a, b):\n"
-        "    for fd in range(3, 64):\n"
+        "    for fd in range(3, 1024):\n"
         '        try: os.write(fd, b\'{"outcome": "ok"}\\n\')\n'
         "        except OSError: pass\n"
         "    os._exit(0)",
