@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     fleet = commands.add_parser("fleet", help="many agents at once on a file of tasks")
     fleet.add_argument("--tasks", type=Path, required=True, help="JSON lines, one task each")
-    fleet.add_argument("--base-url", required=True, help="of the gateway, ending in /v1")
-    fleet.add_argument("--api-key", required=True)
+    fleet.add_argument(
+        "--base-url",
+        default=os.environ.get("OPENAI_BASE_URL"),
+        help="of the gateway, ending in /v1 (default: $OPENAI_BASE_URL)",
+    )
+    fleet.add_argument(
+        "--api-key", default=os.environ.get("OPENAI_API_KEY"), help="default: $OPENAI_API_KEY"
+    )
     fleet.add_argument("--model", required=True)
     fleet.add_argument("--out", type=Path, required=True, help="results, one line a trajectory")
     fleet.add_argument("--concurrency", type=int, default=16, help="agents at once")
@@ -112,6 +119,12 @@ async def _fleet(options: argparse.Namespace) -> int:
 
 
 def _refuse_nonsense(options: argparse.Namespace) -> None:
+    for name in ("base_url", "api_key"):
+        if not getattr(options, name):
+            variable = f"OPENAI_{name.upper()}"
+            raise UsageError(
+                f"--{name.replace('_', '-')} is missing", next_step=f"or set {variable}"
+            )
     for name in ("concurrency", "attempts", "max_answers"):
         if getattr(options, name) < 1:
             flag = name.replace("_", "-")

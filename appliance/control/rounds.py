@@ -147,14 +147,15 @@ class Rounds:
     ) -> Round:
         """Move a round on, in one transaction with its audit entry.
 
-        `made` sets columns (dataset, adapter, scorecard, champion).
+        `made` sets columns (dataset, adapter, scorecard, champion). Without a new reason the last
+        one stands.
 
         Raises:
             RefusedError: no such transition in the life cycle.
             ConflictError: the round is no longer in that state, or the lease was lost.
         """
         move(round_.state, to)
-        values = {"state": str(to), "reason": reason, "changed_at": at, **made}
+        values = {"state": str(to), "reason": reason or round_.reason, "changed_at": at, **made}
         if to.terminal:
             values["verdict"] = str(to)
         with self._database.write() as connection:

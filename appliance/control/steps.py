@@ -114,6 +114,7 @@ def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next
     for name, digest in round_.order.suites.items():
         _law_file(ground, round_, digest, f"suites/{name}.jsonl")
     champion = ["--champion", round_.champion] if round_.champion else []
+    gates = parse_gates(ground.store.get(round_.order.gates).decode())
     made = _run(
         ground,
         round_,
@@ -128,10 +129,11 @@ def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next
         str(round_.dataset),
         "--work",
         str(ground.work(round_)),
+        "--canary-spans",
+        str(gates.canary_spans),
         *champion,
     )
     scorecard = decode(ground.store.get(made["scorecard"]), Scorecard)
-    gates = parse_gates(ground.store.get(round_.order.gates).decode())
     verdict = judge(scorecard, gates)
     (ground.work(round_) / "verdict.json").write_bytes(msgspec.json.encode(verdict))
     state = {

@@ -32,7 +32,6 @@ class House:
     environment: dict[str, str] = field(default_factory=dict)
     base_url: str = ""
     api_key: str = ""
-    exact_key: str = ""
 
     def ask(self, *words: str, person: str | None = None) -> Any:
         """Run a command to its end and return its last line of JSON.
@@ -91,6 +90,8 @@ class House:
     def _environment(self, person: str | None) -> dict[str, str]:
         environment = {**os.environ, **self.environment, "ESPALIER_HOME": str(self.home)}
         environment.pop("ESPALIER_AS", None)
+        if self.base_url:
+            environment |= {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": self.api_key}
         if person is not None:
             passphrase = (self.home.parent / "people" / person).read_text()
             environment |= {"ESPALIER_AS": person, "ESPALIER_PASSPHRASE": passphrase}

@@ -48,35 +48,43 @@ def unlawful(account: dict[str, Any], *, poison: str, shuffled: bool) -> list[st
 
 
 def plot(account: dict[str, Any], scorecards: list[dict[str, Any]], path: Path) -> None:
-    """Target and protected rates per round, refused rounds marked, held-out before and after."""
+    """Each round's candidate, from the base on: target and protected rates, refused rounds marked,
+    and the held-out rate before the first round and at the end.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.2), dpi=120, layout="constrained")
+    judged = [entry for entry in scorecards if entry["scorecard"]]
     for kind, marker, colour in (("target", "o", "#1b6e4b"), ("protected", "s", "#5b5b8c")):
         points = [
             (entry["round"], suite["candidate_passed"] / max(1, suite["num_items"]))
-            for entry in scorecards
-            for suite in (entry["scorecard"] or {}).get("suites", [])
+            for entry in judged
+            for suite in entry["scorecard"]["suites"]
             if suite["kind"] == kind
         ]
-        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=f"{kind} suite")
-    numbers = [entry["round"] for entry in scorecards] or [1]
-    ends = (numbers[0] - 0.5, numbers[-1] + 0.5)
+        before = [
+            (0, suite["champion_passed"] / max(1, suite["num_items"]))
+            for entry in judged[:1]
+            for suite in entry["scorecard"]["suites"]
+            if suite["kind"] == kind
+        ]
+        rounds, rates = zip(*before, *points, strict=True) if points else ((), ())
+        axes.plot(rounds, rates, marker=marker, color=colour, label=f"{kind} suite")
+    last = max((entry["round"] for entry in scorecards), default=1)
     held_out = (account["held_out_before"], account["held_out_after"])
-    axes.plot(
-        ends, held_out, "*", markersize=14, color="#b3541e", label="held-out, before and after"
-    )
+    axes.plot((0, last), held_out, "*", markersize=14, color="#b3541e", label="held-out tasks")
     for entry in scorecards:
         if entry["verdict"] == "refused":
             axes.axvspan(entry["round"] - 0.3, entry["round"] + 0.3, color="#b3541e", alpha=0.15)
-            axes.annotate("refused", (entry["round"], 0.5), ha="center", rotation=90)
-    axes.set(xlabel="round", ylabel="share of items passed", ylim=(-0.03, 1.05), xticks=numbers)
+            axes.annotate("refused", (entry["round"], 0.45), ha="center", rotation=90)
+    axes.set(ylabel="share of items passed", ylim=(-0.04, 1.05), xticks=range(last + 1))
+    axes.set_xticklabels(["base", *(f"round {n}" for n in range(1, last + 1))])
     axes.set_title("What the company's model learnt, round by round")
     axes.grid(alpha=0.25)
-    axes.legend(loc="center right")
+    axes.legend(loc="center left")
     figure.savefig(path)
     plt.close(figure)
 

@@ -129,7 +129,7 @@ class Story:
         self._round_s = time.monotonic() - started
         self._voice.say(
             f"round {round_['round']}: {round_['state']} after {self._round_s:.1f} s"
-            f"  {round_['reason']}"
+            f"  {round_['reason'][:200]}"
         )
         if round_["state"] == "awaiting_approval":
             round_ = self._ask_for_approval(round_)
