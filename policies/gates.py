@@ -83,6 +83,8 @@ class Gates(Record, frozen=True, kw_only=True):
     name: str
     quorum: Annotated[int, Meta(ge=1)] = 2
     """Different people, none of them an author, who must approve."""
+    canary_spans: Annotated[int, Meta(ge=1)] = 4
+    """Rare spans of the dataset that canaries are made of."""
     gate: tuple[Gate, ...]
 
 

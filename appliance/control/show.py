@@ -12,7 +12,8 @@ from rich.table import Table
 
 from appliance.core.digests import short
 
-_console = Console(highlight=False, soft_wrap=True)
+_WIDTH = 120
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def emit(value: Any, as_json: bool, text: Callable[[Any], None]) -> None:
@@ -97,7 +98,9 @@ def rounds(value: Any) -> None:
 
 def review(value: Any) -> None:
     """A round as a person signs for it: change, gates, suites, data, decisions."""
-    print(f"round {value['round']}: {value['state']}  {value['reason']}")
+    # Where there are gates, each says its own reason below.
+    reason = "" if value["gates"] else value["reason"]
+    print(f"round {value['round']}: {value['state']}  {reason}")
     print(f"  {_adapter(value['champion'])} → {_adapter(value['adapter'])}")
     print(f"  authors: {', '.join(value['authors'])}")
     if data := value["data"]:
@@ -107,8 +110,8 @@ def review(value: Any) -> None:
         )
     if value["scorecard"]:
         _console.print(_suites(value["scorecard"]["suites"]))
-    for gate in (value["gates"] or {}).get("results", []):
-        print(f"  [{gate['outcome']}] {gate['gate']}: {gate['reason']}")
+    for gate in (value["gates"] or {}).get("gates", []):
+        print(f"  {gate['outcome']:5} {gate['gate']}: {gate['reason']}")
     for decision in value["decisions"]:
         print(f"  {decision['approver']}: {decision['decision']}  {decision['comment']}")
 

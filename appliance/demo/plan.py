@@ -23,7 +23,7 @@ class Plan:
     temperature: float
     concurrency: int
     max_answers: int
-    """Answers of an agent at one task; a small base seldom mends its third."""
+    """Answers of an agent at one task; a small base rarely mends what it did not mend at once."""
     num_target: int
     num_protected: int
     num_held_out: int
@@ -56,15 +56,15 @@ PLANS = {
         recipe=_ROOT / "adapter_training" / "recipes" / "smollm2.toml",
         gates=_ROOT / "policies" / "gates" / "smollm2.toml",
         num_rounds=2,
-        attempts_per_round=180,
+        attempts_per_round=150,
         correction_share=0.05,
         temperature=0.7,
         concurrency=32,
         max_answers=2,
         num_target=60,
-        num_protected=220,
+        num_protected=210,
         num_held_out=60,
-        good_enough=0.7,
-        poison_attempts=32,
+        good_enough=0.8,
+        poison_attempts=20,
     ),
 }

@@ -50,7 +50,7 @@ class Generation(msgspec.Struct, kw_only=True):
     choices: list[Choice]
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that were not computed again, over all choices."""
+    """Prompt tokens of the first choice that were not computed again."""
 
     def take(self, line: Line) -> None:
         """Add what one line says."""

@@ -2,7 +2,11 @@
 
 import torch
 
+from appliance.inference.architecture import read_architecture
+from appliance.inference.engine import Engine
+from appliance.inference.model import Model
 from appliance.inference.scoring import score
+from appliance.inference.weights import load_weights
 
 PROMPTS = [[5, 17, 100, 42], [7] * 21, list(range(3, 60)), [250]]
 
@@ -94,3 +98,16 @@ def test_top_logprobs(make_engine, submit, run, oracle):
     torch.testing.assert_close(
         torch.tensor([value for _, value in first]), expected.values, atol=1e-4, rtol=0
     )
+
+
+def test_bfloat16_stays_near(base, oracle, submit, run):
+    shape = read_architecture(base.path)
+    weights = load_weights(base.path, shape, device=torch.device("cpu"), dtype=torch.bfloat16)
+    engine = Engine(Model(shape, weights), max_batch=4, slots=1, cache_tokens=512, prefix_tokens=64)
+    row = list(range(40, 80))
+    scores = torch.tensor(score(engine.model, engine._lora, [row], -1)[0])
+    expected = reference_logprobs(oracle[1], row)[:-1].gather(1, torch.tensor(row[1:])[:, None])
+    assert (scores - expected.squeeze(1)).abs().mean() < 0.1
+    collected = submit(engine, row, max_tokens=5)
+    run(engine)
+    assert len(collected.ids[0]) == 5

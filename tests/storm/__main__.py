@@ -31,7 +31,7 @@ def main() -> int:
     options = _parser().parse_args()
     kills = draw(options.seed, options.kills)
     folder = Path(tempfile.mkdtemp(prefix="espalier-storm-"))
-    voice = Voice(len(kills))
+    voice = Voice(kills)
     result = None
     try:
         result = _storm(options, kills, folder, voice)
