@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
+# Where `make test` puts bubblewrap on a machine that has none.
+export PATH := $(PATH):$(CURDIR)/.ground/bubblewrap/usr/bin
 
 .PHONY: help demo test check mutants services bench storm lock clean
 

@@ -139,10 +139,10 @@ class Box:
             raise UnavailableError(f"the box does not start: {said or 'no answer'}")
 
     def _ended(self, out: dict[int, bytearray], output_bytes: int) -> Exchange:
-        line = _read(self._control)
-        if not line:
+        try:
+            wait_status, clean = map(int, (_read(self._control) or b"").split())
+        except ValueError:
             return self._end(Ended.LOST, out)
-        wait_status, clean = map(int, line.split())
         # The program's process is gone, so what is in the pipes now is all there will be.
         for descriptor, data in out.items():
             while len(data) <= output_bytes and (more := _read(descriptor)):

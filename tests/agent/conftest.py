@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.sandbox.sandbox import Sandbox, UnsafeSandboxWarning, open_sandbox
+from tests.services.boxes import bring_bubblewrap
 
 Script = Callable[[list[dict[str, Any]]], Any]
 
@@ -117,6 +118,7 @@ def gateway() -> Iterator[ScriptedGateway]:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
+    bring_bubblewrap()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsafeSandboxWarning)
         sandbox = open_sandbox(jobs=2)

@@ -1,5 +1,6 @@
 """Programs that attack: each is held, and the innocent one after it in the same box is unharmed."""
 
+import os
 import platform
 import signal
 import time
@@ -294,6 +295,30 @@ def test_program_holds_its_own_descriptors_only(either: Sandbox) -> None:
         "    return len(found), os.read(0, 1).decode()\n"
     )
     assert attack(either, code).outputs == ([4, ""],)
+
+
+@pytest.mark.parametrize("kind", [BubblewrapSandbox, UnsafeProcessSandbox])
+def test_a_large_process_hands_over_no_more(kind: type[Sandbox], boxes: None) -> None:
+    """Above the box's own limit on files, a descriptor is still there, and must be closed."""
+    fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
+    code = (
+        "import os\n"
+        "def f(case):\n"
+        "    written = []\n"
+        "    for fd in range(3, 2048):\n"
+        "        try: os.write(fd, b'0 1\\n'); written.append(fd)\n"
+        "        except OSError: pass\n"
+        "    return len(written)\n"
+    )
+    sandboxes._warned.set()
+    try:
+        with kind(jobs=1) as sandbox:
+            run = attack(sandbox, code)
+    finally:
+        for filler in fillers:
+            os.close(filler)
+    # It reached its own results, which are not JSON now, and nothing else.
+    assert (run.status, run.error) == (Status.RAISED, "Unreadable"), run
 
 
 def test_unreadable_outputs_are_refused_outside(either: Sandbox) -> None:

