@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result, text = options.run(options)
     except EspalierError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"espalier: {error}", file=sys.stderr)
         return error.exit_code
     print(msgspec.json.encode(result).decode() if options.json else text)
     return 0

@@ -12,13 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adapter_training.attention import NAME, Tree, tree_attention
 from adapter_training.layout import Layout
+from adapter_training.linear import quicken
 from appliance.core.adapters import CONFIG, WEIGHTS
 from appliance.core.digests import Digest
 from appliance.core.errors import RefusedError, UsageError
 from appliance.core.recipe import Recipe
+
+_KEPT_BYTES = 2 << 30
+"""Activations kept for the backward pass; above it, a block's are computed again there: the same
+numbers, a third more work, and memory for one block instead of all of them."""
 
 # Decoders whose logits are the head's plain product with the last hidden state.
 _FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"}
@@ -69,7 +75,20 @@ class LoraModel:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self.peft = peft.get_peft_model(causal, self.signature)
         self.peft.eval()
+        for module in causal.modules():
+            if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+                quicken(module)
         self._decoder: nn.Module = causal.base_model
+        most = _KEPT_BYTES // self.bytes_per_token
+        for block in causal.base_model.layers:
+            _recompute_above(most, block)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Roughly what one token's activations take until the backward pass, float32."""
+        config = self.config
+        per_layer = 16 * config.hidden_size + 6 * config.intermediate_size
+        return int(config.num_hidden_layers * per_layer * 4)
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden state of every token, (tokens, hidden) float32."""
@@ -124,6 +143,19 @@ class LoraModel:
         config = {**self.signature.to_dict(), "inference_mode": True}
         config["target_modules"] = list(self.target_modules)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _recompute_above(most: int, block: nn.Module) -> None:
+    """Let a block that gets more than `most` tokens forget what it can compute again."""
+    forward = block.forward
+
+    def sparing(hidden: Tensor, **rest: Any) -> Any:
+        if hidden.shape[1] <= most or not torch.is_grad_enabled():
+            return forward(hidden, **rest)
+        # Nothing in a block is drawn at random, so there is no generator to put back.
+        return checkpoint(forward, hidden, use_reentrant=False, preserve_rng_state=False, **rest)
+
+    block.forward = sparing
 
 
 def _linear_layers(causal: Any) -> tuple[str, ...]:

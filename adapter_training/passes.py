@@ -7,9 +7,9 @@ are the largest thing in training and none of them outlives its chunk.
 import msgspec
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from adapter_training.layout import Layout, layouts
+from adapter_training.linear import linear
 from adapter_training.lora import LoraModel
 from adapter_training.losses import kl, outcome_pg, supervised
 from adapter_training.rows import Row
@@ -54,14 +54,14 @@ def backward(
     size = max(1, _CHUNK_LOGITS // model.vocabulary)
     for start in range(0, len(leaf), size):
         part = slice(start, start + size)
-        logits = functional.linear(leaf[part], model.head)
+        logits = linear(leaf[part], model.head)
         logprobs = logits.log_softmax(-1)
         chosen = logprobs.gather(-1, batch.targets[part, None])[:, 0]
         likelihood = supervised(chosen, batch.supervised[part])
         policy = outcome_pg(chosen, batch.behaviour[part], batch.advantages[part], cap)
         loss = likelihood + policy
         if base is not None:
-            base_logits = functional.linear(base[part], model.head)
+            base_logits = linear(base[part], model.head)
             divergence = kl(logits, base_logits, batch.divergence[part])
             loss = loss + divergence
             tally.divergence += float(divergence.detach())
@@ -78,7 +78,7 @@ def logprobs_of(model: LoraModel, row: Row) -> list[float]:
     (layout,) = layouts([row], [0], max_tokens=len(row.ids))
     with torch.no_grad():
         hidden = model.hidden(layout)
-        logprobs = functional.linear(hidden[:-1], model.head).log_softmax(-1)
+        logprobs = linear(hidden[:-1], model.head).log_softmax(-1)
         chosen = logprobs.gather(-1, torch.from_numpy(row.ids[1:, None]))
         values: list[float] = chosen[:, 0].tolist()
         return values

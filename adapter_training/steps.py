@@ -33,7 +33,7 @@ class Trainer:
     ) -> None:
         self._model, self._rows, self._replay = model, rows, replay
         self._recipe, self._total = recipe, total
-        self._max_tokens = max(_MIN_TOKENS, _ACTIVATION_BYTES // _bytes_per_token(model))
+        self._max_tokens = max(_MIN_TOKENS, _ACTIVATION_BYTES // model.bytes_per_token)
         self.parameters = model.parameters()
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0
@@ -111,10 +111,3 @@ class Trainer:
             num_tokens=step.num_tokens,
             skipped=not finite,
         )
-
-
-def _bytes_per_token(model: LoraModel) -> int:
-    """Roughly what one token's activations take until the backward pass, float32."""
-    config = model.config
-    per_layer = 16 * config.hidden_size + 6 * config.intermediate_size
-    return int(config.num_hidden_layers * per_layer * 4)

@@ -57,7 +57,7 @@ def _import(arguments: argparse.Namespace) -> int:
         print(show(reports))
     for report in reports:
         if report.error:
-            print(f"espalier: {report.error}", file=sys.stderr)
+            print(f"espalier: {report.error}\n  next: {report.next_step}", file=sys.stderr)
     if arguments.json:
         print(json.dumps({"files": msgspec.to_builtins(reports)}))
     return 0 if all(report.clean for report in reports) else 2

@@ -68,4 +68,6 @@ def require(role: str, act: Act) -> None:
     """
     if role not in MAY or act not in MAY[Role(role)]:
         able = ", ".join(r for r in Role if act in MAY[r])
-        raise ForbiddenError(f"{role!r} may not do {act}", next_step=f"ask somebody who is: {able}")
+        raise ForbiddenError(
+            f"{str(role)!r} may not do {act}", next_step=f"ask somebody who is: {able}"
+        )

@@ -30,6 +30,7 @@ Metric = Literal[
     "void",
 ]
 Op = Literal[">", ">=", "<", "<="]
+_MEND = "mend the gate file (policies/gates/default.toml is one) and set it again"
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -85,6 +86,9 @@ class Gates(Record, frozen=True, kw_only=True):
     """Different people, none of them an author, who must approve."""
     canary_spans: Annotated[int, Meta(ge=1)] = 4
     """Rare spans of the dataset that canaries are made of."""
+    hold_out_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of the tasks that curation keeps from training. Their successful answers become a
+    target suite, judged by likelihood: for work that nobody can do again."""
     gate: tuple[Gate, ...]
 
 
@@ -98,14 +102,12 @@ def parse_gates(text: str, *, source: str = "gates") -> Gates:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"{source} is not TOML: {error}") from error
+        raise PolicyError(f"{source} is not TOML: {error}", next_step=_MEND) from error
     _refuse_unknown(tables, source)
     try:
         gates = msgspec.convert(tables, Gates)
     except msgspec.ValidationError as error:
-        raise PolicyError(
-            f"{source}: {error}", next_step="see policies/gates/default.toml"
-        ) from error
+        raise PolicyError(f"{source}: {error}", next_step=_MEND) from error
     require_law(gates, source=source)
     return gates
 
@@ -118,19 +120,25 @@ def require_law(gates: Gates, *, source: str = "gates") -> None:
     """
     # An empty list would let everything through.
     if not any(gate.required for gate in gates.gate):
-        raise PolicyError(f"{source}: no required [[gate]], so nothing could be refused")
+        raise PolicyError(
+            f"{source}: no required [[gate]], so nothing could be refused", next_step=_MEND
+        )
     names = [gate.name for gate in gates.gate]
     if len(set(names)) < len(names):
-        raise PolicyError(f"{source}: two gates have the same name")
+        raise PolicyError(f"{source}: two gates have the same name", next_step=_MEND)
     for gate in gates.gate:
         where = f"{source}: gate {gate.name!r}"
         if (gate.kind is None) == (gate.suite is None):
-            raise PolicyError(f"{where} must name either a kind or a suite")
+            raise PolicyError(f"{where} must name either a kind or a suite", next_step=_MEND)
         compared = (gate.metric, gate.op, gate.threshold)
         if gate.margin is None and None in compared:
-            raise PolicyError(f"{where} needs metric, op and threshold, or a margin")
+            raise PolicyError(
+                f"{where} needs metric, op and threshold, or a margin", next_step=_MEND
+            )
         if gate.margin is not None and compared != (None, None, None):
-            raise PolicyError(f"{where} has a margin, so metric, op and threshold must not stand")
+            raise PolicyError(
+                f"{where} has a margin, so metric, op and threshold must not stand", next_step=_MEND
+            )
 
 
 def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
@@ -138,7 +146,9 @@ def _refuse_unknown(tables: dict[str, Any], source: str) -> None:
     _refuse_word(tables, Gates.__struct_fields__, "key", source)
     gates = tables.get("gate", [])
     if not isinstance(gates, list) or not all(isinstance(gate, dict) for gate in gates):
-        raise PolicyError(f"{source}: gates stand in [[gate]] tables, got {type(gates).__name__}")
+        raise PolicyError(
+            f"{source}: gates stand in [[gate]] tables, got {type(gates).__name__}", next_step=_MEND
+        )
     closed = {"metric": Metric, "op": Op, "kind": Kind}
     for number, gate in enumerate(gates, start=1):
         where = f"{source}: gate {gate.get('name', number)!r}"
@@ -155,4 +165,4 @@ def _refuse_word(words: Iterable[Any], known: Iterable[str], what: str, where: s
             continue
         close = get_close_matches(str(word), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        raise PolicyError(f"{where}: unknown {what} {word!r}; {hint}")
+        raise PolicyError(f"{where}: unknown {what} {word!r}; {hint}", next_step=_MEND)

@@ -66,11 +66,7 @@ def rate(passed: int, suite: SuiteResult) -> float:
 
 
 def _judge_suite(gate: Gate, suite: SuiteResult, p: float) -> GateResult:
-    numbers = (
-        f"{suite.suite}: candidate {suite.candidate_passed} of {suite.num_items} against "
-        f"{suite.champion_passed} (gained {suite.gained}, lost {suite.lost}, p {p:.2g}, "
-        f"delta {suite.delta:+.3f}, 95 % bounds {suite.lower_95:+.3f} and {suite.upper_95:+.3f})"
-    )
+    numbers = _numbers(suite, p)
     if _shows_harm(gate, suite, p):
         return _result(gate, suite.suite, "harm", f"{numbers}: worse")
     if suite.num_items < gate.min_items:
@@ -82,10 +78,31 @@ def _judge_suite(gate: Gate, suite: SuiteResult, p: float) -> GateResult:
     if not _holds(_observe(metric, suite), op, threshold):
         reason = (
             f"{numbers}: {gate.demand} does not hold; "
-            f"the smallest loss it could have seen is {suite.smallest_effect:.3f}"
+            f"the smallest loss it could have seen is {suite.smallest_effect:.3f}{_unit(suite)}"
         )
         return _result(gate, suite.suite, "unmet", reason)
     return _result(gate, suite.suite, "met", f"{numbers}: {gate.demand}")
+
+
+def _numbers(suite: SuiteResult, p: float) -> str:
+    """A suite's numbers as a person reads them; a likelihood is nothing that passes or fails."""
+    seen = (
+        f"p {p:.2g}, delta {suite.delta:+.3f}{_unit(suite)}, "
+        f"95 % bounds {suite.lower_95:+.3f} and {suite.upper_95:+.3f}"
+    )
+    if suite.metric == "nats_per_token":
+        return (
+            f"{suite.suite}: {suite.gained} of {suite.num_items} answers likelier than before "
+            f"({suite.lost} less likely, {seen})"
+        )
+    return (
+        f"{suite.suite}: candidate {suite.candidate_passed} of {suite.num_items} against "
+        f"{suite.champion_passed} (gained {suite.gained}, lost {suite.lost}, {seen})"
+    )
+
+
+def _unit(suite: SuiteResult) -> str:
+    return " nats per token" if suite.metric == "nats_per_token" else ""
 
 
 def _shows_harm(gate: Gate, suite: SuiteResult, p: float) -> bool:

@@ -26,6 +26,24 @@ REASONS = (
 )  # fmt: skip
 """All that can be wrong."""
 
+_NEXT_STEPS = {
+    "missing_file": "give the folder that PEFT's save_pretrained wrote, with safetensors",
+    "wrong_base": "add the base that it was trained on (espalier base add DIR), or train anew",
+    "nan": "do not use it: its training diverged; train it again at a lower learning rate",
+    "infinite": "do not use it: its training diverged; train it again at a lower learning rate",
+    "truncated": "copy it again from where it was made",
+    "digest_mismatch": "fetch it again from where it was made",
+    "pickle": "save it again as safetensors, and do not open the file: reading a pickle runs code",
+}
+
+
+def next_step_for(reason: str) -> str:
+    """What to do about an adapter that is refused for this reason."""
+    return _NEXT_STEPS.get(
+        reason, "do not use it; train it again as plain LoRA of the linear layers"
+    )
+
+
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _CONFIG_MAX_BYTES = 1 << 20
 # PEFT options that change what the weights mean and that no engine of ours applies.
@@ -75,9 +93,7 @@ def verify_adapter(
     wanted = expected or record.get("content", content)
     if content != wanted:
         raise AdapterError(
-            "digest_mismatch",
-            f"expected {short(str(wanted))}, its bytes are {short(content)}",
-            next_step="fetch it again from where it was made",
+            "digest_mismatch", f"expected {short(str(wanted))}, its bytes are {short(content)}"
         )
     return content
 

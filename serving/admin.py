@@ -93,7 +93,10 @@ def build_admin(gateway: Gateway, address: tuple[str, int]) -> FastAPI:
             "ready": releases.ready,
             "gateway": list(address),
             "requests": msgspec.to_builtins(gateway.counts),
-            "ingest": msgspec.to_builtins(gateway.ingest.counts),
+            "ingest": {
+                **msgspec.to_builtins(gateway.ingest.counts),
+                "problem": gateway.ingest.problem,
+            },
             "resident": gateway.versions.resident,
             "under_way": gateway.versions.uses,
         }

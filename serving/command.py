@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except EspalierError as error:
-        print(error, file=sys.stderr)
+        print(f"espalier: {error}", file=sys.stderr)
         return error.exit_code
     return code
 
@@ -75,7 +75,7 @@ def _key_revoke(arguments: argparse.Namespace) -> int:
 
 def _adapter_verify(arguments: argparse.Namespace) -> int:
     from appliance.engine.bases import Registry
-    from serving.adapter_check import base_config, stated_base, verify_adapter
+    from serving.adapter_check import base_config, next_step_for, stated_base, verify_adapter
 
     folder = arguments.folder
     try:
@@ -87,12 +87,16 @@ def _adapter_verify(arguments: argparse.Namespace) -> int:
             raise AdapterError(
                 "wrong_base",
                 f"trained on base {stated or 'unknown'!r}, which is not registered here",
-                next_step="espalier base list",
             ) from None
         content = verify_adapter(folder, base.digest, base_config(base.path), expected=expected)
     except AdapterError as error:
-        answer = {"ok": False, "reason": error.reason, "detail": error.message}
-        _print(arguments, answer, f"{folder}: {error.reason}: {error}")
+        step = error.next_step or next_step_for(error.reason)
+        answer = {"ok": False, "reason": error.reason, "detail": error.message, "next_step": step}
+        print(
+            f"espalier: {folder}: {error.reason}: {error.message}\n  next: {step}", file=sys.stderr
+        )
+        if arguments.json:
+            print(json.dumps(answer))
         return error.exit_code
     detail = {"digest": content, "base": base.digest}
     _print(arguments, {"ok": True, "reason": None, "detail": detail}, f"{folder}: ok, {content}")

@@ -26,6 +26,9 @@ from serving.versions import HOLDER, Versions
 from serving.vetting import Vetting
 
 _LOOK_AGAIN_S = 1.0
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep an idle connection (openai: 5 s): the side that sends must be the one
+that lets go, or a request meets a connection that is just being closed."""
 _log = logging.getLogger("espalier.serving")
 
 
@@ -138,6 +141,7 @@ def _server(app: FastAPI, settings: Settings, uds: str | None = None) -> _Server
         date_header=False,
         ws="none",
         backlog=1024,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.gateway.drain_s)),
     )
     return _Server(config)

@@ -20,7 +20,10 @@ def convert_gguf(source: Path, target: Path) -> None:
     with source.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise RecordError(f"{source}: expected a GGUF file, its first bytes are {magic!r}")
+        raise RecordError(
+            f"{source}: expected a GGUF file, its first bytes are {magic!r}",
+            next_step="give a GGUF file, or the folder that holds config.json and safetensors",
+        )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,12 +1,11 @@
 """`make-tiny`: train the tiny base once, keep it in the cache, register it in a home.
 
-The cache is ``$ESPALIER_CACHE`` or ``~/.cache/espalier``. A base is found there by the digest of
-everything that decides it: the making, the lexicon, the code, the version of torch. It has no chat
-template of its own; the registry gives it ours.
+A base is found in the cache (bases/cache.py) by the digest of everything that decides it: the
+making, the lexicon, the code, the version of torch. It has no chat template of its own; the
+registry gives it ours.
 """
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from adapter_training.bases.cache import cache_folder
 from adapter_training.tiny.corpus import replay
 from adapter_training.tiny.lexicon import load_lexicon
 from adapter_training.tiny.tokenizer import END, PAD, START, build_tokenizer
@@ -53,12 +53,6 @@ def make_tiny(home: Home, *, seed: int = 0) -> Base:
     making = Making(seed=seed)
     folder = cached(making, cache_folder())
     return Registry(home).add_directory(folder, NAME, origin=f"make-tiny, seed {seed}")
-
-
-def cache_folder() -> Path:
-    """Where trained bases are kept between homes."""
-    chosen = os.environ.get("ESPALIER_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "espalier"
 
 
 def cached(making: "Making", cache: Path) -> Path:

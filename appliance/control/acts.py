@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -291,23 +292,39 @@ def _ask(
 
 
 def _credential(arguments: argparse.Namespace) -> tuple[str, str]:
-    name = arguments.name or os.environ.get("ESPALIER_AS")
+    name = arguments.person or os.environ.get("ESPALIER_AS")
     if not name:
         raise ForbiddenError("who are you?", next_step="--as NAME, or ESPALIER_AS")
     if arguments.passphrase_file:
         return name, _read_secret(arguments.passphrase_file)
     if passphrase := os.environ.get("ESPALIER_PASSPHRASE"):
         return name, passphrase
-    return name, getpass.getpass(f"passphrase of {name}: ")
+    return name, _ask_unseen(
+        f"passphrase of {name}: ", "--passphrase-file FILE, or $ESPALIER_PASSPHRASE"
+    )
 
 
 def _new_passphrase(arguments: argparse.Namespace) -> str:
     if arguments.new_passphrase_file:
         return _read_secret(arguments.new_passphrase_file)
-    first = getpass.getpass(f"a passphrase for {arguments.new_name}: ")
-    if first != getpass.getpass("again: "):
-        raise UsageError("the two passphrases differ")
+    instead = "--new-passphrase-file FILE"
+    first = _ask_unseen(f"a passphrase for {arguments.new_name}: ", instead)
+    if first != _ask_unseen("again: ", instead):
+        raise UsageError("the two passphrases differ", next_step="type the same one twice")
     return first
+
+
+def _ask_unseen(prompt: str, instead: str) -> str:
+    """Ask on the terminal; never read from elsewhere, where what is typed would be seen."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass(prompt)
+    except (EOFError, getpass.GetPassWarning) as error:
+        raise UsageError(
+            "there is no terminal to ask for the passphrase on",
+            next_step=instead,
+        ) from error
 
 
 def _read_secret(path: str) -> str:
@@ -325,7 +342,9 @@ def _set_law(home: Home, arguments: argparse.Namespace) -> Any:
         try:
             text, name = path.read_text(), path.stem
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {path}: {error}") from error
+            raise UsageError(
+                f"cannot read {path}: {error}", next_step="give a text file that exists"
+            ) from error
     if arguments.kind != "suite":
         name = arguments.kind
     route = f"/law/{arguments.kind}/{arguments.name or name}"

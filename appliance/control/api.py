@@ -24,7 +24,9 @@ from appliance.core.errors import (
     EspalierError,
     ForbiddenError,
     NotFoundError,
+    PolicyError,
     RefusedError,
+    SignInError,
     UnavailableError,
     UsageError,
 )
@@ -36,6 +38,8 @@ from policies.lifecycle import State
 _STATUS: list[tuple[type[EspalierError], int]] = [
     (NotFoundError, 404),
     (UsageError, 400),
+    (PolicyError, 400),
+    (SignInError, 401),
     (ForbiddenError, 403),
     (RefusedError, 422),
     (ConflictError, 409),
@@ -60,7 +64,7 @@ def make_app(ground: Ground) -> FastAPI:
         credentials: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
     ) -> _Person:
         if credentials is None:
-            raise ForbiddenError(
+            raise SignInError(
                 "sign in with your name and passphrase", next_step="--as NAME, or ESPALIER_AS"
             )
         role = people.sign_in(
@@ -73,7 +77,10 @@ def make_app(ground: Ground) -> FastAPI:
     @app.exception_handler(EspalierError)
     def refuse(_: Request, error: EspalierError) -> Response:
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-        return _json({"error": {"message": error.message, "next_step": error.next_step}}, status)
+        answer = _json({"error": {"message": error.message, "next_step": error.next_step}}, status)
+        if status == 401:
+            answer.headers["www-authenticate"] = 'Basic realm="espalier"'
+        return answer
 
     @app.get("/livez")
     def livez() -> Response:
@@ -174,14 +181,17 @@ def make_app(ground: Ground) -> FastAPI:
         return _json(msgspec.to_builtins(law.in_force(ground.database)))
 
     @app.put("/law/{kind}/{name}")
-    async def set_law(kind: str, name: str, request: Request, who: Signed) -> Response:
+    def set_law(kind: str, name: str, body: dict[str, Any], who: Signed) -> Response:
         require(who.role, Act.CHANGE_LAW)
+        text = body.get("text")
+        if not isinstance(text, str):
+            raise UsageError(f"text is the article's text, got {type(text).__name__}")
         entry = law.change(
             ground.database,
             ground.store,
             kind=kind,
             name=name,
-            text=(await request.json())["text"].encode(),
+            text=text.encode(),
             actor=who.name,
             at=time.time(),
         )

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def person(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--as", dest="name", help="your name (or $ESPALIER_AS)")
+        made.add_argument("--as", dest="person", help="your name (or $ESPALIER_AS)")
         made.add_argument("--passphrase-file", help="else $ESPALIER_PASSPHRASE, else asked for")
 
     up = verb("up", "up", "start the appliance and print what an agent needs")

@@ -1,17 +1,23 @@
 """`espalier doctor`: what is wrong, and how to mend it."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import sqlalchemy as sa
 
 from appliance.control import supervisor
 from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import EspalierError
 from appliance.core.home import Home
-from appliance.core.settings import load_settings
+from appliance.core.settings import Settings, load_settings
+from appliance.core.tables import feedback, trajectories, turns
 
 _MIN_FREE_MIB = 2048
+_FEEDBACK_DAYS = 7
+"""Feedback older than this that still waits for its target is no news any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ def examine(home: Home) -> Iterator[Finding]:
     yield _sandbox()
     if home.database.exists():
         yield _audit(home)
+        yield _feedback(home)
     yield from _processes(home)
 
 
@@ -47,8 +54,10 @@ def _settings(home: Home) -> Finding:
 
 
 def _disk(home: Home) -> Finding:
-    free_mib = shutil.disk_usage(home.root).free / 2**20
-    detail = f"{free_mib:,.0f} MiB free"
+    # The event log may lie on a disk of its own.
+    places = [place for place in (home.root, home.log) if place.exists()]
+    free_mib, tightest = min((shutil.disk_usage(place).free / 2**20, place) for place in places)
+    detail = f"{free_mib:,.0f} MiB free in {tightest}"
     if free_mib < _MIN_FREE_MIB:
         return Finding("disk", False, detail, f"keep at least {_MIN_FREE_MIB} MiB free")
     return Finding("disk", True, detail)
@@ -77,6 +86,41 @@ def _audit(home: Home) -> Finding:
     return Finding("audit", True, f"{count} entries, chain intact")
 
 
+def _feedback(home: Home) -> Finding:
+    """Feedback may come before its target; where the target does not come, an id is wrong."""
+    try:
+        patience_s = load_settings(home).assembly.idle_s
+    except EspalierError:
+        patience_s = Settings().assembly.idle_s
+    now = time.time()
+    database = Database.open(home.database)
+    try:
+        with database.read() as connection:
+            waiting = connection.execute(
+                sa.select(feedback.c.turn_id, feedback.c.trajectory_id, feedback.c.session)
+                .where(
+                    feedback.c.at.between(now - _FEEDBACK_DAYS * 86400, now - patience_s),
+                    feedback.c.reference.is_(None),
+                    ~sa.exists().where(turns.c.turn_id == feedback.c.turn_id),
+                    ~sa.exists().where(turns.c.session == feedback.c.session),
+                    ~sa.exists().where(trajectories.c.trajectory_id == feedback.c.trajectory_id),
+                )
+                .order_by(feedback.c.at.desc())
+            ).all()
+    finally:
+        database.close()
+    if not waiting:
+        return Finding("feedback", True, "all of it is about something that is here")
+    named = next(f"{name} {value}" for name, value in waiting[0]._mapping.items() if value)
+    return Finding(
+        "feedback",
+        False,
+        f"{len(waiting)} wait for what has not come, the last for {named[:80]}",
+        "check the ids that your agents send (turn_id is the answer's id); "
+        "it is kept, and counts once its target comes",
+    )
+
+
 def _processes(home: Home) -> Iterator[Finding]:
     state = supervisor.running(home)
     if state is None:
@@ -87,3 +131,10 @@ def _processes(home: Home) -> Iterator[Finding]:
         log = home.process_logs / f"{part['name']}.log"
         detail = f"pid {part['pid']}, restarted {part['restarts']} times"
         yield Finding(part["name"], answers, detail, "" if answers else f"read {log}")
+    if problem := ((supervisor.health(home, "serving") or {}).get("ingest") or {}).get("problem"):
+        yield Finding(
+            "event log",
+            False,
+            f"it takes nothing, so agents are answered 503: {problem}",
+            "free some space, or mend the broker; what was acknowledged is safe, the rest waits",
+        )

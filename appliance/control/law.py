@@ -16,11 +16,13 @@ from appliance.core.digests import Digest
 from appliance.core.errors import NotFoundError, RecordError, UsageError
 from appliance.core.objects import ObjectStore
 from appliance.core.recipe import parse_recipe
+from appliance.core.records import Item, decode
 from appliance.core.tables import law
 from policies.gates import parse_gates
 
 Kind = Literal["recipe", "gates", "suite", "schedule"]
 
+_SUITE = "see the suite file in docs/first-hour.md, and Item in docs/records.md"
 _EVERY = re.compile(r"every ([1-9][0-9]{0,5}) minutes\Z")
 
 
@@ -113,7 +115,10 @@ def minutes_between_rounds(text: bytes) -> int | None:
         return None
     if match := _EVERY.match(words):
         return int(match.group(1))
-    raise UsageError(f"a schedule is `every N minutes` or `never`, got {words[:60]!r}")
+    raise UsageError(
+        f"a schedule is `every N minutes` or `never`, got {words[:60]!r}",
+        next_step='espalier law set schedule "every 1440 minutes"',
+    )
 
 
 def _check(kind: str, text: bytes) -> None:
@@ -128,12 +133,24 @@ def _check(kind: str, text: bytes) -> None:
 
 
 def _check_suite(text: bytes) -> None:
-    """The first line names the suite; evaluation reads the rest as items."""
+    """A line that names the suite, then one item a line. Evaluation reads each item's check."""
+    head, *items = text.splitlines() or [b""]
     try:
-        head = msgspec.json.decode(text.partition(b"\n")[0])
+        name = msgspec.json.decode(head)
     except msgspec.DecodeError as error:
-        raise RecordError(f"a suite's first line is JSON, got: {error}") from error
-    if not isinstance(head, dict) or head.get("kind") not in ("target", "protected", "canary"):
         raise RecordError(
-            'a suite starts with {"suite": NAME, "kind": "target" | "protected" | "canary"}'
+            f"a suite's first line is JSON, got: {error}", next_step=_SUITE
+        ) from error
+    if not isinstance(name, dict) or name.get("kind") not in ("target", "protected", "canary"):
+        raise RecordError(
+            'a suite starts with {"suite": NAME, "kind": "target" | "protected" | "canary"}',
+            next_step=_SUITE,
         )
+    if not any(line.strip() for line in items):
+        raise RecordError("the suite has no items, so it would prove nothing", next_step=_SUITE)
+    for number, line in enumerate(items, start=2):
+        try:
+            if line.strip():
+                decode(line, Item)
+        except RecordError as error:
+            raise RecordError(f"the suite's line {number}: {error}", next_step=_SUITE) from error

@@ -14,13 +14,14 @@ from appliance.core.errors import (
     ForbiddenError,
     NotFoundError,
     RefusedError,
+    SignInError,
     UnavailableError,
     UsageError,
 )
 
 _BY_STATUS: dict[int, type[EspalierError]] = {
     400: UsageError,
-    401: ForbiddenError,
+    401: SignInError,
     403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,

@@ -5,11 +5,14 @@ import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
-from appliance.core.errors import ConflictError, ForbiddenError, UsageError
+from appliance.core.errors import ConflictError, SignInError, UsageError
 from appliance.core.tables import users
 from policies.access import Role
 
 MIN_PASSPHRASE = 12
+
+_WRONG = "the name or the passphrase is wrong"
+_AGAIN = "give your own: --as NAME, and --passphrase-file, $ESPALIER_PASSPHRASE or the prompt"
 
 # The memory-constrained parameters of RFC 9106, section 4; about 60 ms on one core.
 _HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=1)
@@ -59,14 +62,14 @@ def sign_in(database: Database, *, name: str, passphrase: str) -> Role:
     """The role of the person whose passphrase this is.
 
     Raises:
-        ForbiddenError: no such person, or not their passphrase (the message does not say which).
+        SignInError: no such person, or not their passphrase (the message does not say which).
     """
     with database.read() as connection:
         row = connection.execute(sa.select(users).where(users.c.name == name)).first()
     try:
         _HASHER.verify(row.passphrase_hash if row else _NOBODY, passphrase)
     except argon2.exceptions.VerifyMismatchError as error:
-        raise ForbiddenError("the name or the passphrase is wrong") from error
+        raise SignInError(_WRONG, next_step=_AGAIN) from error
     if row is None:
-        raise ForbiddenError("the name or the passphrase is wrong")
+        raise SignInError(_WRONG, next_step=_AGAIN)
     return Role(row.role)

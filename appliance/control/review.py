@@ -1,6 +1,8 @@
 """What a person must see before signing: a round, its scorecard, gates, data and decisions."""
 
 import json
+from collections import Counter
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -28,16 +30,13 @@ def summary(ground: Ground, round_: Round) -> dict[str, Any]:
 
 def review(ground: Ground, round_: Round) -> dict[str, Any]:
     """Everything about a round."""
-    scorecard = (
-        msgspec.to_builtins(decode(ground.store.get(round_.scorecard), Scorecard))
-        if round_.scorecard
-        else None
-    )
+    scorecard = decode(ground.store.get(round_.scorecard), Scorecard) if round_.scorecard else None
     return {
         **summary(ground, round_),
         "order": msgspec.to_builtins(round_.order),
         "data": _data(ground, round_),
-        "scorecard": scorecard,
+        "scorecard": msgspec.to_builtins(scorecard),
+        "likelihoods": _likelihoods(ground, scorecard) if scorecard else {},
         "gates": _json_file(ground, round_, "verdict.json"),
         "decisions": [msgspec.to_builtins(a) for a in approvals_of(ground.database, round_.round)],
     }
@@ -54,7 +53,35 @@ def _data(ground: Ground, round_: Round) -> dict[str, Any] | None:
         "examples": len(dataset.examples),
         "counts": dataset.counts,
         "excluded": len(dataset.exclusions),
+        "reasons": dict(Counter(one.reason for one in dataset.exclusions).most_common()),
     }
+
+
+def _likelihoods(ground: Ground, scorecard: Scorecard) -> dict[str, dict[str, float]]:
+    """Suite → each side's mean logprob per answer token, in nats, over the judged pairs.
+
+    The scorecard has the difference alone; how likely is read from the answers that it names.
+    """
+    scored = {s.suite for s in scorecard.suites if s.metric == "nats_per_token"}
+    if not scored or scorecard.outputs is None:
+        return {}
+    sides: dict[tuple[str, str], dict[str, float]] = {}
+    current: dict[str, float] = {}
+    for line in ground.store.get(scorecard.outputs).splitlines():
+        entry = json.loads(line)
+        if "side" in entry:
+            current = sides.setdefault((entry["suite"], entry["side"]), {})
+        elif entry["outcome"] != "void" and entry["logprob"] is not None:
+            current[entry["item_id"]] = entry["logprob"]
+    means = {}
+    for suite in scored:
+        champion, candidate = sides[suite, "champion"], sides[suite, "candidate"]
+        if both := champion.keys() & candidate.keys():
+            means[suite] = {
+                "champion": fmean(champion[item] for item in both),
+                "candidate": fmean(candidate[item] for item in both),
+            }
+    return means
 
 
 def _json_file(ground: Ground, round_: Round, name: str) -> Any:

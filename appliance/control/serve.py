@@ -24,6 +24,7 @@ def serve(home: Home) -> None:
         ConflictError: the port is in use.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = load_settings(home)
     ground = Ground(home, settings, Database.open(home.database), ObjectStore(home.objects))
     server = uvicorn.Server(

@@ -41,6 +41,9 @@ def status(value: Any) -> None:
         memory = "" if part["memory_mib"] is None else f"{part['memory_mib']:,.0f} MiB"
         table.add_row(part["name"], part["what"], f"{state}, pid {part['pid']}", memory)
     _console.print(table)
+    for part in value["parts"]:
+        if problem := ((part["says"] or {}).get("ingest") or {}).get("problem"):
+            print(f"{part['name']} answers 503: {problem}\n  next: espalier doctor")
     for number in value["waiting_for_approval"]:
         print(f"round {number} waits for approval: espalier review {number}")
 
@@ -106,10 +109,12 @@ def review(value: Any) -> None:
     if data := value["data"]:
         print(
             f"  data: {data['examples']} examples of {data['trajectories']} trajectories, "
-            f"{data['excluded']} left out, label {data['label']}, dataset {short(data['dataset'])}"
+            f"label {data['label']}, dataset {short(data['dataset'])}"
         )
+        reasons = [f"{count} {reason}" for reason, count in data["reasons"].items()]
+        print(f"  left out: {', '.join(reasons) or 'nothing'}")
     if value["scorecard"]:
-        _console.print(_suites(value["scorecard"]["suites"]))
+        _console.print(_suites(value["scorecard"]["suites"], value["likelihoods"]))
     for gate in (value["gates"] or {}).get("gates", []):
         print(f"  {gate['outcome']:5} {gate['gate']}: {gate['reason']}")
     for decision in value["decisions"]:
@@ -163,18 +168,24 @@ class Progress:
             print(f"  ({time.monotonic() - self._started:.1f} s)", file=sys.stderr)
 
 
-def _suites(suites: Any) -> Table:
+def _suites(suites: Any, likelihoods: Any) -> Table:
     table = _table(
-        "suite", "kind", "items", "champion", "candidate", "Δ", "95 % bounds", "could see"
+        "suite", "kind", "items", "unit", "champion", "candidate", "Δ", "95 % bounds", "could see"
     )
     for suite in suites:
         items = suite["num_items"] or 1
+        if suite["metric"] == "nats_per_token":
+            # Higher is likelier; 0 would be certain.
+            unit, sides = "nats per token", likelihoods.get(suite["suite"], {})
+        else:
+            unit = "share passed"
+            sides = {side: suite[f"{side}_passed"] / items for side in ("champion", "candidate")}
         table.add_row(
             suite["suite"],
             suite["kind"],
             str(suite["num_items"]),
-            f"{suite['champion_passed'] / items:.3f}",
-            f"{suite['candidate_passed'] / items:.3f}",
+            unit,
+            *(f"{sides[s]:.3f}" if s in sides else "" for s in ("champion", "candidate")),
             f"{suite['delta']:+.3f}",
             f"[{suite['lower_95']:+.3f}, {suite['upper_95']:+.3f}]",
             f"{suite['smallest_effect']:.3f}",

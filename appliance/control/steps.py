@@ -22,8 +22,8 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Approval, Release, Scorecard, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import approvals, releases
-from policies.gates import parse_gates
+from appliance.core.tables import approvals, datasets, releases
+from policies.gates import Gates, parse_gates
 from policies.judging import judge
 from policies.lifecycle import State
 from policies.quorum import require_quorum
@@ -67,7 +67,8 @@ def collect(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
 
 
 def curate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
-    """Seal the dataset."""
+    """Seal the dataset; with it, where the gates ask for one, what is held out to judge by."""
+    share = _gates(ground, round_).hold_out_share
     made = _run(
         ground,
         round_,
@@ -80,6 +81,8 @@ def curate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
         round_.order.trajectories,
         "--round",
         str(round_.round),
+        "--hold-out-share",
+        str(share),
     )
     if made["examples"] == 0:
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(made["excluded"].items()))
@@ -114,7 +117,9 @@ def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next
     for name, digest in round_.order.suites.items():
         _law_file(ground, round_, digest, f"suites/{name}.jsonl")
     champion = ["--champion", round_.champion] if round_.champion else []
-    gates = parse_gates(ground.store.get(round_.order.gates).decode())
+    aside = held_out_of(ground.database, round_.dataset)
+    held_out = ["--held-out", aside] if aside else []
+    gates = _gates(ground, round_)
     made = _run(
         ground,
         round_,
@@ -132,6 +137,7 @@ def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next
         "--canary-spans",
         str(gates.canary_spans),
         *champion,
+        *held_out,
     )
     scorecard = decode(ground.store.get(made["scorecard"]), Scorecard)
     verdict = judge(scorecard, gates)
@@ -187,12 +193,11 @@ def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approva
     if round_.adapter is None or round_.scorecard is None:
         raise NotApprovedError(f"round {round_.round} has no evaluated adapter")
     cast = approvals_of(ground.database, round_.round)
-    gates = parse_gates(ground.store.get(round_.order.gates).decode())
     require_quorum(
         cast,
         adapter=round_.adapter,
         authors=round_.authors,
-        needed=gates.quorum,
+        needed=_gates(ground, round_).quorum,
         now=at,
         valid_s=ground.settings.round.approval_hours * 3600,
     )
@@ -228,6 +233,15 @@ def approvals_of(database: Database, number: int) -> list[Approval]:
     return [decode(row.record, Approval) for row in rows]
 
 
+def held_out_of(database: Database, dataset: Digest | None) -> Digest | None:
+    """What curation kept from training beside this dataset, if anything."""
+    with database.read() as connection:
+        row = connection.execute(
+            sa.select(datasets.c.held_out).where(datasets.c.digest == dataset)
+        ).first()
+    return row.held_out if row else None
+
+
 def serving_now(ground: Ground) -> Digest | None:
     """The adapter that the alias means; None is the base."""
     with ground.database.read() as connection:
@@ -257,6 +271,10 @@ def released_already(ground: Ground, round_: Round) -> bool:
         ).all()
     moves = [set(decode(row.record, Release).approvals) for row in rows]
     return any(move and move <= cast for move in moves)
+
+
+def _gates(ground: Ground, round_: Round) -> Gates:
+    return parse_gates(ground.store.get(round_.order.gates).decode())
 
 
 def _law_file(ground: Ground, round_: Round, digest: Digest, name: str) -> Path:

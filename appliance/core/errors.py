@@ -11,6 +11,7 @@
     ├── RefusedError          a rule says no
     │   ├── NotApprovedError  too few people approved exactly this adapter
     │   └── ForbiddenError    this key or person may not do this
+    │       └── SignInError   nobody signed in, or not with their own passphrase
     ├── ConflictError         somebody else moved first (compare-and-set, fencing, port in use)
     └── UnavailableError      a part does not answer, or a disk is full; try again later
 
@@ -82,6 +83,10 @@ class NotApprovedError(RefusedError):
 
 class ForbiddenError(RefusedError):
     """This key or person may not do this."""
+
+
+class SignInError(ForbiddenError):
+    """Nobody signed in, or not with their own passphrase."""
 
 
 class ConflictError(EspalierError):

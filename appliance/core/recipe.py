@@ -68,7 +68,8 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
 
     Raises:
         RecordError: not TOML, an unknown key, a value out of range, or a combination that is
-            not legal (a rewritten prompt has no behaviour logprobs, so only supervised losses).
+            not legal: a rewritten prompt has no behaviour logprobs, so only supervised losses;
+            KL needs replayed prompts.
     """
     try:
         recipe = msgspec.convert(tomllib.loads(text), Recipe)
@@ -78,6 +79,13 @@ def parse_recipe(text: str, *, source: str = "recipe") -> Recipe:
         raise RecordError(
             f"{source}: leave_out rewrites prompts, so the loss must be supervised, "
             f"got {recipe.loss!r}"
+        )
+    # KL is measured on the replayed rows: without any, its weight would count for nothing.
+    if recipe.kl_weight and not recipe.replay_share:
+        raise RecordError(
+            f"{source}: kl_weight is {recipe.kl_weight:g}, but replay_share is 0, so no prompt "
+            "would be left to measure KL on",
+            next_step="set a replay_share above 0 (0.3, say), or kl_weight = 0 as well",
         )
     return recipe
 

@@ -5,7 +5,7 @@ A record's identity is the digest of its canonical JSON. `schema` says which ver
 No I/O here, and no clock: times come in as UTC seconds since the epoch.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -328,9 +328,11 @@ def decode(data: bytes | str, kind: type[R]) -> R:
     """Parse one record, of any version ever written.
 
     Raises:
-        RecordError: malformed, an unknown field, or a schema that this version does not know.
+        RecordError: malformed, an unknown field, or a schema that is missing or that this version
+            does not know.
     """
     try:
+        _require_schema(msgspec.json.decode(data, type=_Stamp), kind)
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"not a {kind.__name__}: {error}") from error
@@ -339,6 +341,25 @@ def decode(data: bytes | str, kind: type[R]) -> R:
 def convert(value: Json, kind: type[R]) -> R:
     """Like `decode`, from an already parsed JSON value."""
     try:
+        _require_schema(msgspec.convert(value, type=_Stamp), kind)
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as error:
         raise RecordError(f"not a {kind.__name__}: {error}") from error
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    """Which version wrote a record; whatever else is in it is passed over."""
+
+    schema: Json = None
+
+
+def _require_schema(stamp: _Stamp, kind: type[Record]) -> None:
+    # A field's default would take any version's fields for this version's.
+    versions = get_args(kind.__annotations__.get("schema"))
+    if versions and stamp.schema not in versions:
+        expected = " or ".join(repr(version) for version in versions)
+        came = "none" if stamp.schema is None else repr(stamp.schema)
+        raise RecordError(
+            f"not a {kind.__name__}: expected schema {expected}, got {came}",
+            next_step="a newer version of Espalier may have written it; see docs/records.md",
+        )

@@ -134,7 +134,8 @@ def resolve(
         settings = msgspec.convert(tables, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(
-            f"a setting is wrong: {error}", next_step="espalier config show"
+            f"a setting is wrong: {error}",
+            next_step=_mend(*(set(origin.values()) or {str(home.settings)})),
         ) from error
     return settings, origin
 
@@ -155,12 +156,17 @@ def _read_file(home: Home) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{home.settings} is not TOML: {error}") from error
+        raise SettingsError(
+            f"{home.settings} is not TOML: {error}", next_step=_mend(str(home.settings))
+        ) from error
     except OSError as error:
         raise SettingsError(f"{home.settings} cannot be read: {error.strerror}") from error
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise SettingsError(f"{home.settings}: {section!r} must stand in a [section]")
+            raise SettingsError(
+                f"{home.settings}: {section!r} must stand in a [section]",
+                next_step=_mend(str(home.settings)),
+            )
     return tables
 
 
@@ -169,13 +175,23 @@ def _refuse_unknown(tables: dict[str, dict[str, Any]], origin: Mapping[str, str]
     sections = {name.partition(".")[0] for name in known}
     for section, table in tables.items():
         if section not in sections:
-            raise SettingsError(f"unknown section [{section}]{_did_you_mean(section, sections)}")
+            places = {origin[f"{section}.{key}"] for key in table}
+            raise SettingsError(
+                f"unknown section [{section}]{_did_you_mean(section, sections)}",
+                next_step=_mend(*places),
+            )
         for key in table:
             name = f"{section}.{key}"
             if name not in known:
                 raise SettingsError(
-                    f"unknown setting {name} (from {origin[name]}){_did_you_mean(name, known)}"
+                    f"unknown setting {name} (from {origin[name]}){_did_you_mean(name, known)}",
+                    next_step=_mend(origin[name]),
                 )
+
+
+def _mend(*places: str) -> str:
+    where = " or ".join(sorted(places)) or "espalier.toml"
+    return f"mend it in {where}; espalier doctor checks it"
 
 
 def _did_you_mean(name: str, known: Any) -> str:

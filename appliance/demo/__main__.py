@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -25,6 +26,8 @@ from appliance.demo.voice import Voice
 def main() -> int:
     """Run the demo; 0 when it ended lawfully."""
     options = _parser().parse_args()
+    # Ended by whatever means but kill -9, it takes down what it brought up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = PLANS[options.base]
     if options.company:
         plan = replace(plan, company=options.company)
@@ -36,10 +39,10 @@ def main() -> int:
         with MemoryMeter() as memory:
             return _run(options, plan, house, memory)
     except CompanyError as error:
-        print(f"demo: {error}\n  next: {error.next_step}", file=sys.stderr)
+        print(f"espalier: {error}", file=sys.stderr)
         return 2
     except DemoError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"espalier: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -120,7 +120,10 @@ def load_company(path: Path, *, base: str) -> Company:
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CompanyError(f"cannot read company file {path}: {error}") from error
+        raise CompanyError(
+            f"cannot read company file {path}: {error}",
+            next_step="give a TOML file; appliance/demo/companies has two to start from",
+        ) from error
     company = _read(Table(content, str(path)), base)
     if company.vocabulary is not None and base == "tiny":
         _require_known_words(company, company.vocabulary, path)

@@ -17,6 +17,8 @@ class Plan:
     gates: Path
     num_rounds: int
     """Honest rounds; the poisoned one comes on top."""
+    rounds_as_a_rule: int
+    """After so many the target is mostly good enough; for the time left."""
     attempts_per_round: int
     correction_share: float
     """Failed trajectories that a person corrects."""
@@ -30,6 +32,8 @@ class Plan:
     good_enough: float
     """Held-out rate at which no further round is started."""
     poison_attempts: int
+    typical_s: dict[str, float]
+    """Seconds that each stage takes on two cores, for the time left; see Story.tell."""
 
 
 PLANS = {
@@ -39,6 +43,7 @@ PLANS = {
         recipe=_ROOT / "adapter_training" / "recipes" / "tiny.toml",
         gates=_ROOT / "policies" / "gates" / "default.toml",
         num_rounds=3,
+        rounds_as_a_rule=2,
         attempts_per_round=800,
         correction_share=0.05,
         temperature=1.0,
@@ -49,6 +54,7 @@ PLANS = {
         num_held_out=300,
         good_enough=0.97,
         poison_attempts=400,
+        typical_s={"law": 12.0, "round": 70.0, "poison": 45.0, "undo": 2.0, "account": 10.0},
     ),
     "smollm2": Plan(
         base="smollm2",
@@ -56,15 +62,17 @@ PLANS = {
         recipe=_ROOT / "adapter_training" / "recipes" / "smollm2.toml",
         gates=_ROOT / "policies" / "gates" / "smollm2.toml",
         num_rounds=2,
-        attempts_per_round=150,
-        correction_share=0.05,
+        rounds_as_a_rule=1,
+        attempts_per_round=300,
+        correction_share=0.06,
         temperature=0.7,
         concurrency=32,
         max_answers=2,
         num_target=60,
         num_protected=210,
         num_held_out=60,
-        good_enough=0.8,
+        good_enough=0.65,
         poison_attempts=20,
+        typical_s={"law": 50.0, "round": 320.0, "poison": 90.0, "undo": 4.0, "account": 40.0},
     ),
 }

@@ -55,19 +55,37 @@ class Story:
 
     def tell(self) -> dict[str, Any]:
         """All of it; the numbers of the last line."""
+        self._voice.expect(self._stages())
+        self._voice.reach("law")
         self._set_the_law()
         before = self._measure("base")
         poisoned = False
         for number in range(1, self._plan.num_rounds + 1):
+            self._voice.reach(f"round {number}")
             round_ = self._honest_round(number)
             if self._swaps and not poisoned and self._options.poison != "none":
                 poisoned = True
+                self._voice.reach("poison")
                 self._poisoned_round()
             if round_["state"] == "released" and self._target_rate() >= self._plan.good_enough:
                 self._voice.say("the target is as good as it gets; no further round is needed")
                 break
+        self._voice.reach("undo")
         rollback_ms = self._undo_and_restore() if self._swaps else None
+        self._voice.reach("account")
         return self._account(before, rollback_ms)
+
+    def _stages(self) -> list[tuple[str, float]]:
+        """What is to come as a rule."""
+        typical_s, poison = self._plan.typical_s, self._options.poison != "none"
+        return [
+            ("law", typical_s["law"]),
+            ("round 1", typical_s["round"]),
+            *([("poison", typical_s["poison"])] if poison else []),
+            *([("round 2", typical_s["round"])] if self._plan.rounds_as_a_rule > 1 else []),
+            ("undo", typical_s["undo"]),
+            ("account", typical_s["account"]),
+        ]
 
     # --- the parts of the story ---------------------------------------------------------------
 
@@ -247,7 +265,9 @@ class Story:
     def _signs(self, name: str, number: str) -> bool:
         if self._options.yes:
             return True
-        print(f"{name}, do you approve the adapter of round {number}? [y/N] ", end="", flush=True)
+        question = f"{name}, do you approve the adapter of round {number}? [y/N] "
+        # Not on stdout, whose last line is the JSON.
+        print(question, end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def _until_over(self, number: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Registry:
         """
         if not path.is_dir():
             raise UsageError(f"expected a folder with a Hugging Face model, got {path}")
-        _refuse_pickle(path)
+        refuse_pickle(path)
         shards = _shards(path)
         with self._locked():
             work = Path(tempfile.mkdtemp(dir=self._home.bases, prefix=".add."))
@@ -171,7 +171,8 @@ class Registry:
             yield
 
 
-def _refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> None:
+    """Raise UsageError where a folder holds a file that runs code when it is read."""
     pickles = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _PICKLES)
     if pickles:
         raise UsageError(

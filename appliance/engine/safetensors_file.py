@@ -15,6 +15,7 @@ from appliance.core.errors import IntegrityError, UnavailableError
 
 _HEADER_MAX_BYTES = 100_000_000
 _CHUNK_BYTES = 1 << 22
+_AGAIN = "copy the file again from where it was made, or save the model as safetensors again"
 
 
 class TensorEntry(msgspec.Struct, frozen=True):
@@ -35,18 +36,21 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_HEADER_MAX_BYTES, size - 8):
-            raise IntegrityError(f"{path.name} is not a safetensors file")
+            raise IntegrityError(f"{path.name} is not a safetensors file", next_step=_AGAIN)
         raw = file.read(length)
     try:
         header: dict[str, Any] = msgspec.json.decode(raw)
         header.pop("__metadata__", None)
         entries = msgspec.convert(header, dict[str, TensorEntry])
     except (msgspec.DecodeError, msgspec.ValidationError, AttributeError) as error:
-        raise IntegrityError(f"{path.name} is not a safetensors file: {error}") from error
+        raise IntegrityError(
+            f"{path.name} is not a safetensors file: {error}", next_step=_AGAIN
+        ) from error
     end = max((entry.data_offsets[1] for entry in entries.values()), default=0)
     if not entries or 8 + length + end != size:
         raise IntegrityError(
-            f"{path.name} is cut short: its header says {8 + length + end} bytes, it has {size}"
+            f"{path.name} is cut short: its header says {8 + length + end} bytes, it has {size}",
+            next_step=_AGAIN,
         )
     return entries, 8 + length
 

@@ -82,9 +82,11 @@ def _row_digest(item: Item, template: Template, store: ObjectStore) -> Digest | 
 
 
 def _prompt(ids: list[int], mask: list[int], template: Template, *, succeeded: bool) -> Prompt:
-    begin = mask.index(1) if 1 in mask else len(ids)
     answer = [token for token, trained in zip(ids, mask, strict=True) if trained]
-    turns = [_turn(template.decode(part)) for part in _split(ids[:begin], template.stop_ids)]
+    # In a conversation others speak between the answers too; an answer ends what was said before.
+    end = template.stop_ids[0]
+    others = [end if trained else token for token, trained in zip(ids, mask, strict=True)]
+    turns = [_turn(template.decode(part)) for part in _split(others, template.stop_ids)]
     said = tuple(text for role, text in turns if role != "assistant" and text)
     return Prompt(said=said, answer=template.decode(answer).strip(), succeeded=succeeded)
 

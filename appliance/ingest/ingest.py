@@ -84,6 +84,12 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name=f"ingest-{collector}", daemon=True)
         self._thread.start()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the log takes nothing just now; None while it does."""
+        failure = self._failure
+        return None if failure is None else failure.message
+
     def turn(self, turn: Turn, arrays: Mapping[Digest, bytes], *, wait: bool = True) -> None:
         """Append a turn. With `wait` it is durable on return; without, after `flush`.
 

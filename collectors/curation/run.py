@@ -1,7 +1,7 @@
 """`espalier curate`: seals a dataset for a base, and says what was left out and why."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from appliance.core.tables import datasets, trajectories
 from appliance.engine.bases import Registry
 from appliance.engine.template import Template
 from collectors.curation.select import Limits, Selection
+from collectors.outcomes import tag_of
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +30,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Path
     base: str | None = None
     trajectories: Literal["all", "new"] = "all"
-    """`new`: those in no dataset of another round."""
+    """`new`: those in no dataset of another round. What a person curated counts for nothing."""
     since: float | None = None
     round: int | None = None
     label: str | None = None
@@ -83,7 +84,7 @@ def curate(home: Home, settings: Settings, order: Order) -> Made:
         dataset, held_out = selection.datasets()
         digest = objects.put(canonical_json(msgspec.to_builtins(dataset)))
         aside = None
-        if order.hold_out_share:
+        if held_out.examples:
             aside = objects.put(canonical_json(msgspec.to_builtins(held_out)))
         with database.write() as connection:
             connection.execute(
@@ -95,7 +96,12 @@ def curate(home: Home, settings: Settings, order: Order) -> Made:
                     round=order.round,
                     created_at=time.time(),
                 )
-                .on_conflict_do_nothing()
+                # A person had curated the same before; now it is a round's.
+                .on_conflict_do_update(
+                    index_elements=["digest"],
+                    set_={"round": order.round},
+                    where=datasets.c.round.is_(None),
+                )
             )
         return _made(dataset, digest, held_out if aside else None, aside)
     finally:
@@ -103,19 +109,39 @@ def curate(home: Home, settings: Settings, order: Order) -> Made:
 
 
 def left_out(home: Home, dataset: Digest) -> list[str]:
-    """Each exclusion of a dataset with the task that it belongs to, as lines of text."""
-    exclusions = decode(ObjectStore(home.objects).get(dataset), Dataset).exclusions
+    """Each exclusion of a dataset, its task and the record it was read from, as lines of text."""
+    objects = ObjectStore(home.objects)
+    sealed = decode(objects.get(dataset), Dataset)
     database = Database.open(home.database)
     try:
-        with database.read() as connection:
-            query = sa.select(trajectories.c.trajectory_id, trajectories.c.task)
-            tasks = {row.trajectory_id: row.task for row in connection.execute(query)}
+        about = {
+            one.trajectory_id: _about(one, objects)
+            for one in _versions(database, objects, sealed.trajectories)
+        }
     finally:
         database.close()
     return [
-        f"{one.reason}  {one.subject}  {tasks.get(one.subject.partition('#')[0]) or ''}".rstrip()
-        for one in exclusions
+        f"{one.reason}  {one.subject}  {about.get(one.subject.partition('#')[0], '')}".rstrip()
+        for one in sealed.exclusions
     ]
+
+
+def _about(trajectory: Trajectory, objects: ObjectStore) -> str:
+    said = [decode(objects.get(digest), Feedback) for digest in trajectory.feedback]
+    known = (trajectory.task, tag_of(said, "source"))
+    return "  ".join(text for text in known if text)
+
+
+def _versions(
+    database: Database, objects: ObjectStore, wanted: Iterable[tuple[str, int]]
+) -> Iterator[Trajectory]:
+    query = sa.select(trajectories.c.trajectory_id, trajectories.c.version, trajectories.c.object)
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    versions = set(wanted)
+    for row in rows:
+        if (row.trajectory_id, row.version) in versions:
+            yield decode(objects.get(Digest(row.object)), Trajectory)
 
 
 def show(made: Made) -> str:
@@ -168,7 +194,7 @@ def _used(database: Database, objects: ObjectStore, order: Order) -> set[tuple[s
     query = sa.select(datasets.c.object, datasets.c.round)
     with database.read() as connection:
         rows = connection.execute(query).all()
-    others = [row.object for row in rows if order.round is None or row.round != order.round]
+    others = [row.object for row in rows if row.round not in (None, order.round)]
     return {
         pair for one in others for pair in decode(objects.get(Digest(one)), Dataset).trajectories
     }

@@ -41,11 +41,11 @@ class Selection:
         self._limits = limits
         self._objects = objects
         self._encoder = Encoder(template, objects, base.digest)
-        self._max_tokens = min(recipe.max_tokens, base.context_length)
         self._considered: list[tuple[str, int]] = []
         self._exclusions: list[Exclusion] = []
-        self._train = _Side()
-        self._held_out = _Side()
+        self._train = _Side(max_tokens=min(recipe.max_tokens, base.context_length))
+        # Nothing of these is trained on: they are judged by whatever the base can hold.
+        self._held_out = _Side(max_tokens=base.context_length)
         self._seen: set[object] = set()
         self._by_agent: Counter[tuple[str, str, str]] = Counter()
 
@@ -66,7 +66,8 @@ class Selection:
             self._leave(trajectory, one.node, one.reason)
         side = self._train
         if is_held_out(trajectory, self._limits.hold_out_share):
-            self._leave(trajectory, None, "held_out")
+            if chosen:
+                self._leave(trajectory, None, "held_out")
             side = self._held_out
             chosen = [one for one in chosen if one.kind == "success"]
         self._add(side, trajectory, chosen)
@@ -119,7 +120,7 @@ class Selection:
         self._keep(side, trajectory, Chosen(node=deepest, kind="success"), row)
 
     def _keep(self, side: "_Side", trajectory: Trajectory, one: Chosen, row: Row) -> None:
-        if len(row) > self._max_tokens:
+        if len(row) > side.max_tokens:
             self._leave(trajectory, one.node, "too_long")
             return
         # Under policy gradient each attempt is a sample of its own, even if it says the same.
@@ -171,7 +172,8 @@ class Selection:
 class _Side:
     """The examples of one dataset and their arrays."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
         self.examples: list[Example] = []
         self.arrays: dict[str, bytes] = {}
         self.labels: set[str] = set()

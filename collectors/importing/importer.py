@@ -36,6 +36,7 @@ _RECORD_TURNS_MAX_BYTES = 512 << 20
 """Each turn repeats its prompt: a long record with many answers would fill the log by itself."""
 _SKIPPED_SHOWN = 100
 _ENDINGS = 16
+_NEXT_STEP = "mend it and import it again: what was taken in already is not doubled"
 
 
 class FileReport(msgspec.Struct, kw_only=True):
@@ -50,7 +51,8 @@ class FileReport(msgspec.Struct, kw_only=True):
     """The first hundred; `num_skipped` counts all."""
     num_skipped: int = 0
     error: str | None = None
-    """Why the file as a whole, or the rest of it, was not read."""
+    """Why the file, or a part of it, was not read."""
+    next_step: str = ""
     faults: int = 0
     """Skipped because something is wrong with the file, not because there was nothing in it."""
 
@@ -103,10 +105,13 @@ class Importer:
         except UnavailableError:
             raise
         except EspalierError as error:
-            report.error = error.message
+            report.error, report.next_step = error.message, error.next_step
         self._finish(waiting)
         if report.error is None and not report.trajectories:
             report.error = _nothing_in(report, path)
+        elif report.error is None and report.faults:
+            report.error = _not_all_of(report, path)
+        report.next_step = report.next_step or (_NEXT_STEP if report.error else "")
         return report
 
     def _take(
@@ -145,7 +150,8 @@ class Importer:
             return
         session = self._session(draft, identity)
         waiting.size_bytes += size
-        self._send(draft, identity, session, self._keep(record), waiting)
+        source = f"{Path(report.file).name}, {where}"
+        self._send(draft, identity, session, {"raw": self._keep(record), "source": source}, waiting)
         waiting.all_sessions.add(session)
         if self._outcome(draft) == "ok":
             waiting.successes.add(session)
@@ -154,7 +160,12 @@ class Importer:
         report.turns += len(draft.turns)
 
     def _send(
-        self, draft: Draft, identity: str, session: str, raw: Digest, waiting: "_Waiting"
+        self,
+        draft: Draft,
+        identity: str,
+        session: str,
+        origin: dict[str, str],
+        waiting: "_Waiting",
     ) -> None:
         now = time.time()
         who = Who(
@@ -188,7 +199,7 @@ class Importer:
                 wait=False,
             )
         asserted = self._source.outcome is not None
-        tags = {**draft.tags, "format": draft.format, "raw": raw}
+        tags = {**draft.tags, "format": draft.format, **origin}
         tags |= {name: text for name in ("task", "family") if (text := getattr(draft, name))}
         waiting.feedback.append(
             Feedback(
@@ -295,6 +306,14 @@ def _skip(report: FileReport, skipped: Skipped, *, fault: bool = False) -> None:
     report.faults += fault
     if len(report.skipped) < _SKIPPED_SHOWN:
         report.skipped.append(skipped)
+
+
+def _not_all_of(report: FileReport, path: Path) -> str:
+    first = report.skipped[0]
+    return (
+        f"{path}: {report.faults} of its records could not be read, the rest was imported; "
+        f"the first skipped is {first.where} ({first.reason}: {first.detail[:200]})"
+    )
 
 
 def _nothing_in(report: FileReport, path: Path) -> str:

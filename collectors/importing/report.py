@@ -1,4 +1,4 @@
-"""The report of an import, for people."""
+"""The report of an import, for people. Why a file was not read whole goes to stderr instead."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +29,4 @@ def _reasons(report: FileReport) -> list[str]:
         lines.append(f"{count} × {reason}, first at {first[reason].where}{detail}")
     if report.num_skipped > len(report.skipped):
         lines.append(f"and {report.num_skipped - len(report.skipped)} more")
-    if report.error:
-        lines.append(f"error: {report.error}")
     return lines

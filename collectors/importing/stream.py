@@ -19,6 +19,7 @@ from collectors.importing.draft import Skipped
 RECORD_MAX_BYTES = 64 << 20
 """A single record above this is refused; a file may be of any size."""
 
+_READABLE = "give OpenAI chat JSONL, tau-bench result JSON or SWE-agent .traj"
 _HEAD_BYTES = 64 << 10
 _CHUNK_BYTES = 1 << 20
 _STRUCTURE = re.compile(rb'["{}\[\]]')
@@ -51,9 +52,9 @@ def records(path: Path) -> Iterator[Found | Skipped]:
     """
     try:
         if not path.exists():
-            raise NotFoundError(f"no such file: {path}")
+            raise NotFoundError(f"no such file: {path}", next_step="give a file that exists")
         if not path.is_file():
-            raise RecordError(f"{path} is not a regular file")
+            raise RecordError(f"{path} is not a regular file", next_step=_READABLE)
         with path.open("rb") as file:
             start = _skip_mark(file)
             lines = _is_lines(path, file, start)
@@ -81,7 +82,7 @@ def _is_lines(path: Path, file: BinaryIO, start: int) -> bool:
             return True
         raise RecordError(
             f"{path} does not hold JSON: it starts with {head[:20]!r}",
-            next_step="give OpenAI chat JSONL, tau-bench result JSON or SWE-agent .traj",
+            next_step=_READABLE,
         )
     file.seek(start)
     line = file.readline(RECORD_MAX_BYTES + 1)
@@ -94,16 +95,20 @@ def _is_lines(path: Path, file: BinaryIO, start: int) -> bool:
 
 def _require_text(path: Path, head: bytes) -> None:
     if not head.strip():
-        raise RecordError(f"{path} is empty")
+        raise RecordError(f"{path} is empty", next_step=_READABLE)
     for mark, what in _KNOWN_BINARIES.items():
         if head.startswith(mark):
-            raise RecordError(f"{path} is binary ({what})")
+            raise RecordError(f"{path} is binary ({what})", next_step=_READABLE)
     if b"\0" in head:
-        raise RecordError(f"{path} is binary (it holds NUL bytes), expected JSON text")
+        raise RecordError(
+            f"{path} is binary (it holds NUL bytes), expected JSON text", next_step=_READABLE
+        )
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is binary (not UTF-8 at byte {error.start})") from error
+        raise RecordError(
+            f"{path} is binary (not UTF-8 at byte {error.start})", next_step=_READABLE
+        ) from error
 
 
 def _lines(file: BinaryIO) -> Iterator[Found | Skipped]:

@@ -1,6 +1,7 @@
 """Registering bases by the command: folders, GGUF files, packages; and what is refused."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -130,6 +131,76 @@ def test_pickled_weights_are_refused(
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert command(home, "add", str(folder)) != 0
     assert "pickled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {
+                "architectures": ["MistralForCausalLM"],
+                "model_type": "mistral",
+                "sliding_window": 64,
+            },
+            "sliding-window attention (64 of 512 tokens)",
+        ),
+        (
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "max_position_embeddings": 8192,
+            },
+            "sliding-window attention (4096 of 8192 tokens)",
+        ),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layers with linear_attention"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rotary scaling yarn"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel"),
+        ({"model_type": "gemma2"}, "model_type 'gemma2', expected 'llama'"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"rope_parameters": "yes"}, "does not describe a model"),
+    ],
+    ids=["mistral", "qwen2", "layers", "rope", "architecture", "type", "quantised", "nonsense"],
+)
+def test_a_base_that_nobody_here_computes_is_refused(
+    home: Home,
+    base_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, object],
+    said: str,
+) -> None:
+    folder = changed(base_folder, tmp_path, change)
+    assert command(home, "add", str(folder)) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert "\n  next: " in message
+    assert Registry(home).all() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sliding_window": 512},
+        {"sliding_window": None},
+        {"max_position_embeddings": 64, "sliding_window": 64},
+    ],
+    ids=["as wide as the context", "none", "the context cut to it"],
+)
+def test_a_window_that_changes_nothing_is_taken(
+    home: Home, base_folder: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    assert command(home, "add", str(changed(base_folder, tmp_path, mistral | change))) == 0
+
+
+def changed(base_folder: Path, tmp_path: Path, change: dict[str, object]) -> Path:
+    """The base with another configuration."""
+    folder = tmp_path / "changed"
+    shutil.copytree(base_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    return folder
 
 
 def test_a_package_with_another_hash_is_refused(

@@ -345,6 +345,16 @@ def test_new_means_in_no_other_rounds_dataset(desk: Desk) -> None:
     assert desk.curate()[0].examples == 2
 
 
+def test_what_a_person_curated_is_still_new_for_a_round(desk: Desk) -> None:
+    desk.gold("a", [5, 2], session="a")
+    desk.say(Target(session="a"), "ok")
+    by_hand, _ = desk.curate()
+    of_the_round, _ = desk.curate(trajectories="new", round=1)
+    assert of_the_round == by_hand
+    assert desk.curate(trajectories="new", round=2)[0].examples == 0
+    assert desk.curate(trajectories="new", round=1)[0] == of_the_round
+
+
 def test_held_out_tasks_never_train(desk: Desk) -> None:
     for number in range(40):
         session, task = f"s{number}", f"task-{number % 20}"
@@ -359,5 +369,21 @@ def test_held_out_tasks_never_train(desk: Desk) -> None:
     assert not train & test
     assert {e.kind for e in aside.examples} == {"success"}
     assert made.held_out_examples == len(aside.examples)
+    given = {trajectory for trajectory, _ in dataset.trajectories}
+    named = [e.subject.partition("#")[0] for e in dataset.exclusions]
+    assert len(set(named)) == len(named), "one reason for each that is left out"
+    assert len(named) + made.examples == len(given)
     with pytest.raises(UsageError):
         desk.curate(hold_out_share=1.0)
+
+
+def test_nothing_held_out_is_no_dataset(desk: Desk) -> None:
+    desk.gold("a", [5, 2], session="a")
+    desk.say(Target(session="a"), "failed", tags={"task": "t"})
+    assert desk.curate(hold_out_share=0.999)[0].held_out is None
+
+
+def test_what_is_held_out_may_be_longer_than_what_is_trained_on(desk: Desk) -> None:
+    refuse_long(desk)
+    made, _ = desk.curate("max_tokens = 40", hold_out_share=0.999)
+    assert (made.examples, made.held_out_examples, made.excluded) == (0, 1, {"held_out": 1})

@@ -24,7 +24,9 @@ metric = "lower_95"
 op = ">"
 threshold = 0.0
 """
-SUITE = b'{"suite": "t", "kind": "target"}\n'
+CHECK = b'{"kind": "exact", "expected": "a"}'
+ITEM = b'{"item_id": "1", "family": "f", "messages": [], "check": ' + CHECK + b"}\n"
+SUITE = b'{"suite": "t", "kind": "target"}\n' + ITEM
 
 
 def add(database: Database, name: str, passphrase: str = "correct horse battery") -> None:  # noqa: S107
@@ -101,7 +103,10 @@ def test_who_takes_a_suite_away_is_an_author(database: Database, store: ObjectSt
         ("gates", b'schema = "gates/1"\nname = "x"\ngate = []', "no required"),
         ("recipe", b"learning_rat = 1e-3", "learning_rat"),
         ("suite", b"not json\n", "first line"),
-        ("suite", b'{"suite": "h", "kind": "held_out"}\n', "target"),
+        ("suite", b'{"suite": "h", "kind": "held_out"}\n' + ITEM, "target"),
+        ("suite", b'{"suite": "t", "kind": "target"}\n\n', "no items"),
+        ("suite", SUITE + ITEM.replace(b"item_id", b"id"), "line 3: not a Item"),
+        ("suite", b"", "first line"),
         ("schedule", b"whenever", "every N minutes"),
         ("weather", b"", "expected one of"),
     ],
@@ -109,6 +114,7 @@ def test_who_takes_a_suite_away_is_an_author(database: Database, store: ObjectSt
 def test_a_malformed_article_changes_nothing(
     database: Database, store: ObjectStore, kind: str, text: bytes, says: str
 ) -> None:
-    with pytest.raises(EspalierError, match=says):
+    with pytest.raises(EspalierError, match=says) as refusal:
         change(database, store, kind, text, "olga")
+    assert refusal.value.next_step or kind == "weather"
     assert law.in_force(database) == []

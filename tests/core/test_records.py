@@ -105,6 +105,21 @@ def test_what_does_not_parse_is_refused(data: bytes) -> None:
         decode(data, Approval)
 
 
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: str(record.schema))
+def test_a_record_without_its_schema_is_refused(record: Record) -> None:
+    """The default is for those who write; a reader would take any version's fields for its own."""
+    value = msgspec.to_builtins(record)
+    schema = value.pop("schema")
+    says = f"not a {type(record).__name__}: expected schema '{schema}', got none"
+    with pytest.raises(RecordError, match=says) as refusal:
+        decode(json.dumps(value), type(record))
+    assert refusal.value.next_step
+    with pytest.raises(RecordError, match=says):
+        convert(value, type(record))
+    with pytest.raises(RecordError, match=r"got 'other/9'"):
+        convert({**value, "schema": "other/9"}, type(record))
+
+
 def test_a_value_is_converted_by_the_same_rules() -> None:
     value = json.loads(_approval())
     assert convert(value, Approval) == decode(_approval(), Approval)

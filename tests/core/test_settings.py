@@ -53,8 +53,9 @@ def test_every_setting_has_a_name_that_the_environment_can_override(home: Home) 
 )
 def test_a_wrong_file_stops_the_start(home: Home, text: str, expected: str) -> None:
     _write(home, text)
-    with pytest.raises(SettingsError, match=expected):
+    with pytest.raises(SettingsError, match=expected) as refusal:
         load_settings(home, {})
+    assert f"mend it in {home.settings}" in refusal.value.next_step
 
 
 def test_a_file_that_is_not_text_is_refused(home: Home) -> None:

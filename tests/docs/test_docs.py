@@ -1,13 +1,18 @@
 """The docs say what is there: records, commands, targets, links."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from appliance.control.command import PROGRAMS, _parser
+from appliance.control.law import _check
 from appliance.core import recipe, records
+from appliance.core.recipe import Recipe, parse_recipe
+from appliance.core.settings import Settings
+from appliance.evaluation.suites import read_suite
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -58,3 +63,34 @@ def test_every_link_on_a_page_leads_somewhere(page: Path) -> None:
 def test_the_readme_has_exactly_the_two_set_up_commands() -> None:
     readme = (ROOT / "README.md").read_text()
     assert re.findall(r"^make (demo|test)$", readme, re.MULTILINE) == ["demo", "test"]
+
+
+def fences(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+FIRST_HOUR = ROOT / "docs" / "first-hour.md"
+
+
+def test_the_recipe_on_the_page_is_a_recipe() -> None:
+    (text,) = [one for one in fences(FIRST_HOUR, "toml") if "recipe/1" in one]
+    read = parse_recipe(text)
+    assert read != Recipe()
+    assert read.leave_out[0].mark == ("<manual>", "</manual>")
+    _check("recipe", text.encode())
+
+
+def test_the_suite_on_the_page_is_a_suite(tmp_path: Path) -> None:
+    (text,) = fences(FIRST_HOUR, "jsonl")
+    path = tmp_path / "suite.jsonl"
+    path.write_text(text)
+    suite = read_suite(path)
+    assert {item.check["kind"] for item in suite.items} == {"exact", "program"}
+    _check("suite", text.encode())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_on_a_page_exists(page: Path) -> None:
+    for text in fences(page, "toml"):
+        if "schema" not in text:
+            msgspec.convert(tomllib.loads(text), Settings)

@@ -220,6 +220,32 @@ def test_the_built_in_gates_cover_all_three_kinds(name: str) -> None:
     assert {gate.kind for gate in gates.gate if gate.required} == {"target", "protected", "canary"}
 
 
+def test_a_likelihood_is_read_with_its_unit() -> None:
+    likelier = suite(
+        "target", metric="nats_per_token", gained=19, lost=1, num_items=20, delta=0.31, lower_95=0.2
+    )
+    gates = parse_gates(LAW.replace("min_items = 50", "min_items = 20"))
+    verdict = judge(card(likelier, SAME, CLEAN), gates)
+    assert verdict.verdict == "pass"
+    assert "target: 19 of 20 answers likelier than before (1 less likely" in verdict.reason
+    assert "delta +0.310 nats per token" in verdict.reason
+
+
+@pytest.mark.parametrize(("share", "fine"), [(0, True), (0.3, True), (1.0, False), (-0.1, False)])
+def test_what_is_held_out_is_a_share_below_all(share: float, fine: bool) -> None:
+    law = f"hold_out_share = {share}\n{LAW}"
+    if fine:
+        assert parse_gates(law).hold_out_share == share
+    else:
+        with pytest.raises(PolicyError, match="hold_out_share"):
+            parse_gates(law)
+
+
+def test_imported_work_is_judged_by_what_was_held_out() -> None:
+    assert parse_gates((BUILT_IN / "imported.toml").read_text()).hold_out_share > 0
+    assert parse_gates((BUILT_IN / "default.toml").read_text()).hold_out_share == 0
+
+
 def test_the_margin_of_smollm2_stands_in_its_file() -> None:
     gates = parse_gates((BUILT_IN / "smollm2.toml").read_text())
     assert [(g.margin, g.min_items) for g in gates.gate if g.kind == "protected"] == [(0.10, 200)]

@@ -22,6 +22,7 @@ _JARS = _GROUND / "jars"
 _SUMS = _HERE / "jars.sha256"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _HEAP = ("-Xmx384m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+_USUAL_PORT = 9092
 _START_S = 60.0
 _STOP_S = 20.0
 
@@ -55,7 +56,7 @@ class Broker:
     def start(self, *, port: int = 0) -> None:
         """Start with what is installed; an existing log is kept."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        port = port or self._last_port() or _free_port()
+        port = port or self._last_port() or _free_port(_USUAL_PORT)
         controller = _free_port()
         properties = self._folder / "server.properties"
         properties.write_text(_properties(port, controller, self._folder / "data"))
@@ -210,9 +211,13 @@ def _listens(port: int) -> bool:
         return port > 0 and probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def _free_port(wished: int = 0) -> int:
+    """`wished` if nobody has it, else any."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", wished))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 

@@ -1,0 +1,74 @@
+"""A round by the control process of a whole appliance: its verdict, its audit, who may start it."""
+
+import pytest
+
+from tests.control.conftest import GATES, PASSPHRASE, SUITE, Running
+
+RECIPE = "schema = 'recipe/1'\nname = 'test'\n"
+
+
+@pytest.fixture(scope="module")
+def with_law(running: Running) -> Running:
+    for kind, text in (("recipe", RECIPE), ("gates", GATES), ("suite", SUITE)):
+        path = running.write(f"{kind}.txt", text)
+        ended = running.run("law", "set", kind, path, person="olga")
+        assert ended.code == 0, ended.message
+    return running
+
+
+@pytest.fixture(scope="module")
+def failed(with_law: Running) -> int:
+    """A round over work whose outcome nobody knows; its number."""
+    with_law.require_well()
+    ended = with_law.run("round", "run", "--wait", "--idle-s", "0", "--json", person="olga")
+    assert ended.code == 0, ended.message
+    return int(ended.json["round"])
+
+
+def test_nothing_to_train_is_the_verdict_failed_with_its_reason(
+    with_law: Running, failed: int
+) -> None:
+    (round_,) = [r for r in with_law.run("rounds", "--json").json if r["round"] == failed]
+    assert (round_["state"], round_["verdict"]) == ("failed", "failed")
+    assert round_["reason"].startswith("nothing to train on: ")
+    assert (round_["authors"], round_["adapter"]) == (["olga"], None)
+
+
+def test_the_audit_log_shows_each_transition(with_law: Running, failed: int) -> None:
+    entries = with_law.run("log", "--json").json
+    moves = [e for e in entries if e["act"].startswith("round.") and e["subject"] == str(failed)]
+    assert [(e["act"], e["actor"]) for e in moves] == [
+        ("round.create", "olga"),
+        ("round.collecting", "espalier"),
+        ("round.curating", "espalier"),
+        ("round.failed", "espalier"),
+    ]
+    assert moves[-1]["detail"]["reason"].startswith("nothing to train on: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "passphrase", "status", "code", "says"),
+    [
+        ("bela", PASSPHRASE, 403, 5, "'approver' may not do"),
+        ("olga", "not her passphrase", 401, 5, "the name or the passphrase is wrong"),
+        ("nobody", PASSPHRASE, 401, 5, "the name or the passphrase is wrong"),
+    ],
+    ids=["without the right", "wrong passphrase", "a stranger"],
+)
+def test_who_may_not_start_a_round_is_refused(
+    with_law: Running, name: str, passphrase: str, status: int, code: int, says: str
+) -> None:
+    before = with_law.run("log", "--json").json
+    got, answer = with_law.control("POST", "/rounds", {}, sign_in=(name, passphrase))
+    assert got == status
+    assert says in answer["error"]["message"]
+    ended = with_law.run(
+        "round", "run", person="olga", ESPALIER_AS=name, ESPALIER_PASSPHRASE=passphrase
+    )
+    assert (ended.code, says in ended.message, "next: " in ended.message) == (code, True, True)
+    assert with_law.run("log", "--json").json == before
+
+
+def test_who_does_not_sign_in_is_refused(with_law: Running) -> None:
+    assert with_law.control("GET", "/rounds")[0] == 401
+    assert with_law.control("GET", "/livez")[0] == 200
