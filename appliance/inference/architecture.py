@@ -102,5 +102,5 @@ def _llama3(frequency: float, rope: dict[str, float]) -> float:
 def _unsupported(what: str) -> UsageError:
     return UsageError(
         f"the embedded engine does not run {what}; it runs {', '.join(sorted(_KNOWN))}",
-        next_step="choose a base of the Llama, Mistral or Qwen2 architecture; its size does not matter",
+        next_step="choose a base of one of these",
     )

@@ -23,12 +23,11 @@ from appliance.inference.model import Model
 from appliance.inference.prefix_cache import BLOCK, PrefixCache, block_keys
 from appliance.inference.residents import Residents
 from appliance.inference.sampling import sample
-from appliance.inference.scoring import ScoreJob, score
+from appliance.inference.scoring import ScoreJob
 from appliance.inference.sequence import Finish, Rows, Sequence, Stream
 
 _FILL_TOKENS = 1024
 """Prompt tokens computed between two decoding steps, so that nobody's stream stands still."""
-_SCORE_TOKENS = 2048
 
 
 class Engine:
@@ -340,10 +339,7 @@ class Engine:
 
     def _score(self) -> None:
         job = self._scores[0]
-        rows = job.next_rows(_SCORE_TOKENS)
-        if rows:
-            job.logprobs += score(self.model, self._lora, rows, job.slot)
-        if len(job.logprobs) == len(job.ids):
+        if job.advance(self.model, self._lora):
             self._scores.popleft()
             self.residents.end(job.adapter)
             job.done(job.logprobs)

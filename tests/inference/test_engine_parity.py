@@ -1,11 +1,13 @@
 """The same numbers as transformers and PEFT."""
 
+import pytest
 import torch
 
+from appliance.inference import scoring
 from appliance.inference.architecture import read_architecture
 from appliance.inference.engine import Engine
 from appliance.inference.model import Model
-from appliance.inference.scoring import score
+from appliance.inference.scoring import ScoreJob, score
 from appliance.inference.weights import load_weights
 
 PROMPTS = [[5, 17, 100, 42], [7] * 21, list(range(3, 60)), [250]]
@@ -29,6 +31,24 @@ def test_score_of_the_base(make_engine, oracle):
     rows = [[3, 9, 27, 81, 243], [1, 2], list(range(100)), [5]]
     for row, scores in zip(rows, score(engine.model, engine._lora, rows, -1), strict=True):
         expected = reference_logprobs(oracle[1], row)[:-1].gather(1, torch.tensor(row[1:])[:, None])
+        torch.testing.assert_close(torch.tensor(scores), expected.squeeze(1), atol=1e-4, rtol=0)
+
+
+def test_long_rows_are_scored_in_pieces(monkeypatch, make_engine, make_adapter, install):
+    monkeypatch.setattr(scoring, "SCORE_TOKENS", 64)
+    engine = make_engine()
+    adapter, peft = make_adapter(1, rank=4)
+    install(engine, adapter)
+    rows = [list(range(3, 33)), [i * 7 % 290 for i in range(400)], [5], list(range(100, 165))]
+    answers: list[list[list[float]]] = []
+    engine.add_score(ScoreJob(rows, adapter, done=answers.append, failed=pytest.fail))
+    steps = 0
+    while not answers:
+        engine.step()
+        steps += 1
+    assert steps == 1 + 7 + 1 + 2  # no step takes more than a piece
+    for row, scores in zip(rows, answers[0], strict=True):
+        expected = reference_logprobs(peft, row)[:-1].gather(1, torch.tensor(row[1:])[:, None])
         torch.testing.assert_close(torch.tensor(scores), expected.squeeze(1), atol=1e-4, rtol=0)
 
 
