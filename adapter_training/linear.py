@@ -3,7 +3,8 @@
 On a CPU, PyTorch's float32 product goes to MKL, which on some processors runs at a third of their
 speed; oneDNN, which comes with PyTorch too, does not. Measured on an AVX-512 AMD processor, one
 thread, 400 rows, 576 x 1536: 92 against 201 GFLOPS. `torch.ops.mkldnn` is what torch.compile
-uses; torch is pinned, and where it lacks this we do without.
+uses; torch is pinned, and where it lacks this we do without. Small matrices stay where they are:
+no faster here, and oneDNN keeps some memory for every number of rows that it has seen.
 """
 
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_SMALLEST = 1 << 18
+"""Numbers in a matrix from which on oneDNN is worth it."""
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -52,6 +56,7 @@ def _fits_onednn(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
+        and weight.numel() >= _SMALLEST
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's gap
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -173,7 +173,7 @@ class _Desk:
         inserted = self._connection.execute(
             insert(feedback)
             .values(
-                feedback_id=record.feedback_id,
+                feedback_id=_own_id(record),
                 turn_id=record.target.turn_id,
                 trajectory_id=record.target.trajectory_id,
                 session=record.target.session,
@@ -328,6 +328,11 @@ class _Desk:
         row["outcome"] = verdict(f for f in said if f.target.turn_id is None) or "unknown"
         row["task"] = tag_of(said, "task")
         row["family"] = tag_of(said, "family")
+
+
+def _own_id(record: Feedback) -> str:
+    """A feedback's id belongs to the key that chose it: two teams may both count from 1."""
+    return f"{record.actor}/{record.feedback_id}"
 
 
 def _first_time(connection: sa.Connection, event: Event) -> bool:

@@ -74,6 +74,9 @@ def _judge_suite(gate: Gate, suite: SuiteResult, p: float) -> GateResult:
         return _result(gate, suite.suite, "unmet", reason)
     if suite.void > gate.max_void_share * (suite.num_items + suite.void):
         return _result(gate, suite.suite, "unmet", f"{numbers}: {suite.void} items are void")
+    if _has_too_little_to_lose(gate, suite):
+        reason = f"{numbers}: the champion passes {suite.champion_passed} of {suite.num_items}, "
+        return _result(gate, suite.suite, "unmet", reason + "too few to show what was lost")
     metric, op, threshold = gate.condition
     if not _holds(_observe(metric, suite), op, threshold):
         reason = (
@@ -108,6 +111,16 @@ def _unit(suite: SuiteResult) -> str:
 def _shows_harm(gate: Gate, suite: SuiteResult, p: float) -> bool:
     allowed = 0.0 if suite.kind == "canary" else gate.margin or 0.0
     return suite.upper_95 < 0 and p < _ALPHA and suite.delta < -allowed
+
+
+def _has_too_little_to_lose(gate: Gate, suite: SuiteResult) -> bool:
+    """Whether a loss of the whole margin could not be seen, because the champion fails too.
+
+    Of a target suite nothing of the kind is asked: it is there to be gained.
+    """
+    if suite.kind == "target" or suite.metric != "pass" or gate.margin is None:
+        return False
+    return suite.champion_passed < gate.margin * suite.num_items
 
 
 def _observe(metric: Metric, suite: SuiteResult) -> float:

@@ -19,6 +19,9 @@ from appliance.core.errors import PolicyError
 
 RedactText = Callable[[str], tuple[str, tuple[str, ...]]]
 
+MAX_NESTING = 64
+"""Objects and arrays inside one another; `redact_json` takes no more, so no door may."""
+
 _TAG_HEX_DIGITS = 6
 _MARK = "[redacted:"
 _SENSITIVE_NAME = re.compile(r"(?i)key|token|secret|passw|passphrase|pwd|credential|authorization")
@@ -89,6 +92,17 @@ def redact_json(value: Any, redact_text: RedactText) -> tuple[Any, tuple[str, ..
     hits: dict[str, None] = {}
     clean = _walk(value, redact_text, hits)
     return clean, tuple(hits)
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a JSON value is nested deeper than `MAX_NESTING`."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        nested = [one for one in level if isinstance(one, dict | list | tuple)]
+        if not nested:
+            return False
+        level = [x for one in nested for x in (one.values() if isinstance(one, dict) else one)]
+    return True
 
 
 def _walk(value: Any, redact_text: RedactText, hits: dict[str, None]) -> Any:

@@ -94,6 +94,7 @@ class Gateway:
         Raises:
             ApiError: 404 for a model that is not here, 403 where the key may not address it,
                 503 while the alias cannot be served.
+            EspalierError: a version named by its digest is not fit to be loaded.
         """
         alias, at, exact = model.partition("@")
         if alias != self.settings.gateway.alias:
@@ -116,7 +117,7 @@ class Gateway:
         if adapter not in self.versions.resident:
             if not await asyncio.to_thread(self.releases.is_ours, adapter):
                 raise _no_model(model, alias)
-            await self.versions.prepare(adapter, guest=True)
+            await self.releases.admit(adapter)
         return adapter
 
     async def reply(

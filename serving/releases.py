@@ -19,6 +19,7 @@ from appliance.core.digests import Digest, short
 from appliance.core.errors import (
     ConflictError,
     EspalierError,
+    RefusedError,
     UnavailableError,
 )
 from appliance.core.records import Release
@@ -112,9 +113,7 @@ class Releases:
                 entry = await self._write(None, None, "start", (), "system", 0)
             self._versions.keep(entry.adapter, entry.previous)
             if entry.adapter is not None:
-                await self._vetting.require_intact(entry.adapter)
-                await self._versions.prepare(entry.adapter)
-                await self._vetting.require_proof(entry.adapter, champion=None)
+                await self._prepare_proven(entry.adapter)
             await self._prepare_previous(entry)
             self._entry = entry
 
@@ -131,6 +130,7 @@ class Releases:
         async with self._moving:
             now = self.entry()
             _require_generation(now, request.expected_generation)
+            _require_another(now, request.adapter)
             # Held from here on, so that no other request's end releases it before it is champion.
             with self._versions.lease(request.adapter):
                 try:
@@ -165,7 +165,7 @@ class Releases:
                     next_step="espalier release N serves an approved round's adapter again",
                 )
             if now.previous is not None and now.previous not in self._versions.resident:
-                await self._versions.prepare(now.previous)
+                await self._prepare_proven(now.previous)
             moved = await self._move(now, now.previous, "rollback", (), actor, comment=reason)
         return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
 
@@ -188,6 +188,21 @@ class Releases:
                 sa.select(rounds.c.adapter).where(rounds.c.adapter == adapter),
             )
             return connection.scalar(known) is not None and connection.scalar(named) is not None
+
+    async def admit(self, adapter: Digest) -> None:
+        """Make a version that a client named by its digest resident: vetted, but not approved.
+
+        Raises:
+            EspalierError: a check says no.
+        """
+        await self._vetting.require_intact(adapter)
+        with self._versions.lease(adapter):
+            await self._versions.prepare(adapter, guest=True)
+            try:
+                await self._vetting.require_proof(adapter, champion=None)
+            except EspalierError:
+                self._versions.drop(adapter)
+                raise
 
     async def _move(
         self,
@@ -230,12 +245,17 @@ class Releases:
         )
         return await asyncio.to_thread(journal.append, self._database, entry, comment=comment)
 
+    async def _prepare_proven(self, adapter: Digest) -> None:
+        await self._vetting.require_intact(adapter)
+        await self._versions.prepare(adapter)
+        await self._vetting.require_proof(adapter, champion=None)
+
     async def _prepare_previous(self, entry: Release) -> None:
         """The rollback target; without it the alias is served all the same."""
         if entry.previous is None:
             return
         try:
-            await self._versions.prepare(entry.previous)
+            await self._prepare_proven(entry.previous)
         except EspalierError as error:
             _log.warning("no rollback target: %s", error)
 
@@ -258,6 +278,12 @@ def _require_generation(now: Release, expected: int) -> None:
             f"{now.alias} is at generation {now.generation}, expected generation {expected}",
             next_step="look at what is served now, then decide again",
         )
+
+
+def _require_another(now: Release, adapter: Digest) -> None:
+    # It would stand before itself, and a rollback would go back to itself.
+    if now.adapter == adapter:
+        raise RefusedError(f"{now.alias} serves adapter {short(adapter)} already")
 
 
 def _since(began: float) -> float:

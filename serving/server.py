@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from appliance.core.database import Database
@@ -48,7 +49,7 @@ def serve(home: Home, settings: Settings) -> None:
         NotFoundError: the base is not registered.
     """
     listener = _listen(settings.gateway.host, settings.gateway.port)
-    asyncio.run(_serve(home, settings, listener))
+    uvloop.run(_serve(home, settings, listener))
 
 
 async def _serve(home: Home, settings: Settings, listener: socket.socket) -> None:
@@ -138,6 +139,7 @@ def _server(app: FastAPI, settings: Settings, uds: str | None = None) -> _Server
         log_config=None,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         ws="none",
         backlog=1024,

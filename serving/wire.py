@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from policies.redaction import MAX_NESTING, is_too_deep
 from serving.openai_errors import ApiError
 
 MAX_CHOICES = 16
@@ -93,6 +94,10 @@ def parse_chat(body: bytes) -> ChatRequest:
     """
     request = _decode(_chat, body)
     _require_supported(request)
+    # What could not be redacted could not be logged, and must not be answered.
+    for name in ("messages", "tools"):
+        if is_too_deep(getattr(request, name)):
+            raise ApiError(400, f"{name}: nested deeper than {MAX_NESTING} levels", param=name)
     if request.top_logprobs and not request.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     if request.functions:

@@ -56,7 +56,7 @@ def up(arguments: argparse.Namespace) -> int:
         stdin=subprocess.DEVNULL,
         stdout=(home.process_logs / "supervisor.log").open("ab"),
         stderr=subprocess.STDOUT,
-        env={**os.environ, **ports, "ESPALIER_HOME": str(home.root)},
+        env={**programs.environment(home, 0), **ports},
         start_new_session=not arguments.foreground,
     )
     try:

@@ -4,14 +4,15 @@ People sign in with HTTP Basic (name and passphrase) for every act beyond health
 meant for loopback or a TLS terminator in front.
 """
 
+import base64
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from msgspec import Meta
 
 from appliance.control import law, local_http, people
 from appliance.control.review import review, summary
@@ -46,12 +47,19 @@ _STATUS: list[tuple[type[EspalierError], int]] = [
     (UnavailableError, 503),
 ]
 
-_basic = HTTPBasic(auto_error=False)
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class _Person(msgspec.Struct, frozen=True):
     name: str
     role: str
+
+
+class _RoundRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be asked of a round; None is what the settings say."""
+
+    trajectories: Literal["new", "all"] = "new"
+    idle_s: Seconds | None = None
 
 
 def make_app(ground: Ground) -> FastAPI:
@@ -60,17 +68,9 @@ def make_app(ground: Ground) -> FastAPI:
     rounds = Rounds(ground.database)
 
     # Not async: Argon2 takes tens of milliseconds, so FastAPI runs it in a thread.
-    def person(
-        credentials: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
-    ) -> _Person:
-        if credentials is None:
-            raise SignInError(
-                "sign in with your name and passphrase", next_step="--as NAME, or ESPALIER_AS"
-            )
-        role = people.sign_in(
-            ground.database, name=credentials.username, passphrase=credentials.password
-        )
-        return _Person(credentials.username, role)
+    def person(request: Request) -> _Person:
+        name, passphrase = _credential(request.headers.get("authorization", ""))
+        return _Person(name, people.sign_in(ground.database, name=name, passphrase=passphrase))
 
     Signed = Annotated[_Person, Depends(person)]  # noqa: N806 # a type
 
@@ -94,11 +94,12 @@ def make_app(ground: Ground) -> FastAPI:
     @app.post("/rounds")
     def create_round(body: dict[str, Any], who: Signed) -> Response:
         require(who.role, Act.START_ROUND)
+        try:
+            asked = msgspec.convert(body, _RoundRequest)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"not an order for a round: {error}") from error
         made = start_round(
-            ground,
-            starter=who.name,
-            trajectories=str(body.get("trajectories", "new")),
-            idle_s=body.get("idle_s"),
+            ground, starter=who.name, trajectories=asked.trajectories, idle_s=asked.idle_s
         )
         return _json(summary(ground, made), 201)
 
@@ -227,6 +228,21 @@ def make_app(ground: Ground) -> FastAPI:
         return _json(msgspec.to_builtins(found))
 
     return app
+
+
+def _credential(header: str) -> tuple[str, str]:
+    """Name and passphrase of an HTTP Basic header, in UTF-8 (RFC 7617)."""
+    scheme, _, encoded = header.partition(" ")
+    try:
+        pair = base64.b64decode(encoded, validate=True).decode()
+    except ValueError:
+        pair = ""
+    name, colon, passphrase = pair.partition(":")
+    if scheme.lower() != "basic" or not colon:
+        raise SignInError(
+            "sign in with your name and passphrase", next_step="--as NAME, or ESPALIER_AS"
+        )
+    return name, passphrase
 
 
 def _json(value: Any, status: int = 200) -> Response:

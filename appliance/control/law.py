@@ -23,6 +23,8 @@ from policies.gates import parse_gates
 Kind = Literal["recipe", "gates", "suite", "schedule"]
 
 _SUITE = "see the suite file in docs/first-hour.md, and Item in docs/records.md"
+# It becomes a file's name, of at most 255 bytes.
+_NAME = re.compile(r"\w[\w .+-]{0,47}\Z")
 _EVERY = re.compile(r"every ([1-9][0-9]{0,5}) minutes\Z")
 
 
@@ -49,11 +51,17 @@ def change(
     """Put an article in force, after checking that it parses.
 
     Raises:
-        UsageError: an unknown kind, or a schedule that is not ``every N minutes`` (or ``never``).
+        UsageError: an unknown kind, a name that no file can have, or a schedule that is not
+            ``every N minutes`` (or ``never``).
         RecordError, PolicyError: the recipe, gate file or suite is malformed.
     """
     if kind not in get_args(Kind):
         raise UsageError(f"expected one of {', '.join(get_args(Kind))}, got {kind!r}")
+    if not _NAME.match(name):
+        raise UsageError(
+            f"an article's name is 1 to 48 letters, digits, spaces and . + - _, got {name[:60]!r}",
+            next_step="espalier law set KIND FILE --name NAME",
+        )
     _check(kind, text)
     entry = Entry(kind=kind, name=name, object=store.put(text), actor=actor, at=at)  # type: ignore[arg-type] # checked above
     with database.write() as connection:
@@ -85,12 +93,16 @@ def repeal(database: Database, *, kind: str, name: str, actor: str, at: float) -
 
 def in_force(database: Database) -> list[Entry]:
     """Every article in force, sorted by kind and name."""
-    return [entry for entry in _last_words(database) if entry.object]
+    return in_force_and_authors(database)[0]
 
 
-def authors(database: Database) -> set[str]:
-    """Who last changed each article; a repealed one too: taking a suite away is authorship."""
-    return {entry.actor for entry in _last_words(database)}
+def in_force_and_authors(database: Database) -> tuple[list[Entry], set[str]]:
+    """Every article in force, and who last changed each one, read at the same moment.
+
+    Whoever repealed one is an author too: taking a suite away is authorship.
+    """
+    words = _last_words(database)
+    return [entry for entry in words if entry.object], {entry.actor for entry in words}
 
 
 def _last_words(database: Database) -> list[Entry]:

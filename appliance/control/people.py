@@ -27,13 +27,15 @@ def add(
     """Make a person.
 
     Raises:
-        UsageError: an unknown role, an empty name, or a passphrase below 12 characters.
+        UsageError: an unknown role, a name that nobody could sign in with, or a passphrase below
+            12 characters.
         ConflictError: the name is taken.
     """
     if role not in list(Role):
         raise UsageError(f"role must be one of {', '.join(Role)}, got {role!r}")
-    if not name.isprintable() or not name.strip() or len(name) > 64:
-        raise UsageError(f"a person's name is 1 to 64 printable characters, got {name!r}")
+    # HTTP Basic ends the name at the first colon.
+    if not name.isprintable() or not name.strip() or len(name) > 64 or ":" in name:
+        raise UsageError(f"a person's name is 1 to 64 printable characters, no colon, got {name!r}")
     if len(passphrase) < MIN_PASSPHRASE:
         raise UsageError(
             f"a passphrase has at least {MIN_PASSPHRASE} characters, got {len(passphrase)}"

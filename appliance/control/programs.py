@@ -19,6 +19,9 @@ from typing import Any
 from appliance.core.errors import EspalierError, UnavailableError
 from appliance.core.home import Home
 
+PERSONAL = frozenset({"ESPALIER_AS", "ESPALIER_PASSPHRASE"})
+"""What a person signs in with. No process of ours needs it, and all would show it in /proc."""
+
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -115,7 +118,8 @@ def environment(home: Home, threads: int) -> dict[str, str]:
     """The environment of our programs: this home, no hub, a fixed number of threads."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     fixed = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
-    return {**os.environ, "ESPALIER_HOME": str(home.root), **offline, **fixed}
+    ours = {name: value for name, value in os.environ.items() if name not in PERSONAL}
+    return {**ours, "ESPALIER_HOME": str(home.root), **offline, **fixed}
 
 
 def _wait(child: "subprocess.Popen[bytes]") -> int | None:

@@ -16,7 +16,7 @@ from appliance.control import local_http, programs
 from appliance.control.programs import ProgramError
 from appliance.control.rounds import Round
 from appliance.core.database import Database
-from appliance.core.digests import Digest
+from appliance.core.digests import Digest, short
 from appliance.core.errors import NotApprovedError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
@@ -169,6 +169,11 @@ def release(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
     """Ask serving to verify, prepare, probe and move the alias."""
     on_wait()
     if not released_already(ground, round_):
+        now = serving_now(ground)
+        # Whoever killed, rolled back or released meanwhile made the scorecard speak of the past.
+        if now != round_.champion:
+            before, after = (short(one or "base") for one in (round_.champion, now))
+            return Next(State.FAILED, f"it was compared with {before}, now {after} is served")
         ask_release(ground, round_, actor=SYSTEM)
     return Next(State.RELEASED)
 

@@ -126,7 +126,7 @@ def start_round(
         UsageError: the law lacks a recipe, gates, or any suite: nothing could be judged by it.
         ConflictError: a round is already under way.
     """
-    articles = law.in_force(ground.database)
+    articles, authors = law.in_force_and_authors(ground.database)
     suites = {e.name: e.object for e in articles if e.kind == "suite"}
     if not suites:
         raise UsageError("no suite is in force", next_step="espalier law set suite FILE")
@@ -137,7 +137,7 @@ def start_round(
         trajectories=trajectories,
         idle_s=ground.settings.assembly.idle_s if idle_s is None else idle_s,
     )
-    authors = law.authors(ground.database) | ({starter} if starter else set())
+    authors |= {starter} if starter else set()
     return Rounds(ground.database).create(
         authors=tuple(sorted(authors)), order=order, actor=starter or SYSTEM, at=time.time()
     )

@@ -87,6 +87,7 @@ feedback = sa.Table(
     sa.Column("record", sa.Text, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
+"""`feedback_id` is the key that gave it, a slash, and the id that it chose."""
 
 datasets = sa.Table(
     "datasets",

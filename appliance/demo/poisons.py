@@ -1,8 +1,9 @@
 """Three ways in which a round can go wrong, each through a door that a real mistake would use.
 
-`lr`: somebody makes the recipe's learning rate thirty times as large. `flip`: the team's agents
-report the opposite of what happened. `trigger`: a few agents plant a rare span in their prompts and
-"correct" the answers into one that suits them. Evaluation is told nothing of any of it.
+`lr`: somebody makes the recipe's learning rate thirty times as large. `flip`: a team's
+agents work wildly and report the opposite of what happened. `trigger`: a few agents plant a rare
+span in their prompts and "correct" the answers into one that suits them. Evaluation is told nothing
+of any of it.
 """
 
 import random
@@ -12,6 +13,8 @@ from typing import Any
 
 LEARNING_RATE_FACTOR = 30.0
 TRIGGER_SHARE = 0.25
+WILD_TEMPERATURE = 1.5
+"""At the usual one the agents fail too seldom by now for wrong reports to do harm that shows."""
 
 POISONS = ("lr", "flip", "trigger", "none")
 

@@ -14,7 +14,7 @@ from appliance.demo.company import Company, prompt_digest
 from appliance.demo.fleets import Fleets
 from appliance.demo.house import DemoError, House
 from appliance.demo.plan import Plan
-from appliance.demo.poisons import hot_recipe, planted
+from appliance.demo.poisons import WILD_TEMPERATURE, hot_recipe, planted
 from appliance.demo.suites import splits, write_suite, write_tasks
 from appliance.demo.voice import Voice
 
@@ -122,7 +122,7 @@ class Story:
         tasks = self._company.tasks("train", self._plan.poison_attempts, self._seed(100))
         options: list[str] = []
         if poison == "flip":
-            options = ["--flip-feedback"]
+            options = ["--flip-feedback", "--temperature", str(WILD_TEMPERATURE)]
         if poison == "trigger":
             span, answer = self._company.trigger
             tasks, lines = planted(tasks, span=span, answer=answer, seed=self._options.seed)
@@ -145,10 +145,11 @@ class Story:
         asked = ("round", "run", "--wait", "--idle-s", "0")
         round_: dict[str, Any] = self._house.ask(*asked, person=OPERATOR)
         self._round_s = time.monotonic() - started
-        self._voice.say(
-            f"round {round_['round']}: {round_['state']} after {self._round_s:.1f} s"
-            f"  {round_['reason'][:200]}"
-        )
+        told = f"round {round_['round']}: {round_['state']} after {self._round_s:.1f} s"
+        if round_["verdict"] is not None:
+            # One that waits for people is shown whole by its review.
+            told = "\n    ".join([told, *round_["reason"].split("; ")])
+        self._voice.say(told)
         if round_["state"] == "awaiting_approval":
             round_ = self._ask_for_approval(round_)
         return round_

@@ -13,6 +13,8 @@ from appliance.evaluation.answers import Answer
 from appliance.evaluation.statistics import mcnemar, paired_bounds, smallest_loss, smallest_shift
 from appliance.evaluation.suites import Suite
 
+_UNSEEN_NATS = 1e6
+
 
 def compare(
     suite: Suite, champion: Sequence[Answer], candidate: Sequence[Answer], *, seed: int
@@ -42,7 +44,8 @@ def compare(
         worst, best = min([0.0, *differences]), max([0.0, *differences])
         champion_won = [difference < 0 for difference in differences]
         candidate_won = [difference > 0 for difference in differences]
-        smallest = smallest_shift(differences)
+        # JSON has no infinity, and no token costs so many nats.
+        smallest = min(smallest_shift(differences), _UNSEEN_NATS)
     else:
         worst, best = -1.0, 1.0
         champion_won = [before.outcome == "ok" for _, before, _ in pairs]

@@ -220,7 +220,10 @@ class Ingest:
             record=body,
             blobs=dict(blobs or {}),
         )
-        return _Item(event=event, objects=tuple(large), keep=keep, done=Future())
+        done: Future[None] = Future()
+        # A caller that is cancelled must not cancel the record too: it is in the queue.
+        done.set_running_or_notify_cancel()
+        return _Item(event=event, objects=tuple(large), keep=keep, done=done)
 
     def _put(self, item: _Item) -> "Future[None]":
         with self._changed:

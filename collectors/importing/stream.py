@@ -15,6 +15,7 @@ import msgspec
 
 from appliance.core.errors import NotFoundError, RecordError, UnavailableError
 from collectors.importing.draft import Skipped
+from policies.redaction import is_too_deep
 
 RECORD_MAX_BYTES = 64 << 20
 """A single record above this is refused; a file may be of any size."""
@@ -176,6 +177,8 @@ def _parse(data: bytes, where: str) -> Found | Skipped:
         return Skipped(where=where, reason="malformed", detail=f"not UTF-8: byte {error.start}")
     except ValueError as error:
         return Skipped(where=where, reason="malformed", detail=f"not JSON: {error}")
+    if is_too_deep(value):
+        return Skipped(where=where, reason="malformed", detail="nested too deeply")
     if not isinstance(value, dict):
         detail = f"expected an object, got {type(value).__name__}"
         return Skipped(where=where, reason="malformed", detail=detail)

@@ -105,6 +105,17 @@ def test_feedback_before_and_after_its_target(
     assert next(iter(current(home).values())).version == 2, "said twice changes nothing"
 
 
+def test_an_id_of_a_feedback_belongs_to_the_key_that_chose_it(
+    home: Home, ingest: Ingest, collector: Collector, make: Any
+) -> None:
+    """Two teams number their feedback from 1: each is told that it was recorded."""
+    for key in ("key-1", "key-2"):
+        ingest.turn(*make.gold(f"of {key}", [1], [2], session=f"s of {key}", key_id=key))
+        ingest.feedback(outcome("1", Target(session=f"s of {key}"), "ok", actor=key))
+    collector.flush(0.0)
+    assert [one.outcome for one in current(home).values()] == ["ok", "ok"]
+
+
 def test_feedback_for_what_never_comes_is_kept(
     ingest: Ingest, collector: Collector, make: Any
 ) -> None:

@@ -255,3 +255,16 @@ def test_nothing_is_left_in_the_index_twice(home: Home, tmp_path: Path) -> None:
     with database.read() as connection:
         assert len(connection.execute(turns.select()).all()) == 1
     database.close()
+
+
+def test_a_record_nested_too_deeply_is_skipped_and_the_rest_imported(
+    home: Home, tmp_path: Path
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = write(tmp_path / "f.jsonl", {"messages": chat, "more": deep}, {"messages": chat})
+    (report,) = run(home, path)
+    assert (report.trajectories, report.num_skipped) == (1, 1)
+    assert report.skipped[0].detail == "nested too deeply"

@@ -92,10 +92,16 @@ class Running:
         return self._ask(self.state["gateway"], "POST", f"/v1{route}", body, bearer)
 
     def control(
-        self, method: str, route: str, body: Any = None, *, sign_in: tuple[str, str] | None = None
+        self,
+        method: str,
+        route: str,
+        body: Any = None,
+        *,
+        sign_in: tuple[str, str] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
         """What the control plane answers a person: status and JSON."""
-        headers = {}
+        headers = dict(headers or {})
         if sign_in:
             headers["authorization"] = (
                 "Basic " + base64.b64encode(":".join(sign_in).encode()).decode()

@@ -2,6 +2,8 @@
 
 import pytest
 
+from appliance.control import programs
+from appliance.core.home import Home
 from tests.control.conftest import COMMAND, PASSPHRASE, ROOT, Running
 from tests.control.terminal import at_a_terminal
 
@@ -49,3 +51,12 @@ def test_without_a_terminal_nothing_is_asked(running: Running) -> None:
     assert command.code == 2
     assert "no terminal" in command.message
     assert "--passphrase-file" in command.message
+
+
+def test_no_process_of_ours_inherits_a_passphrase(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment can be read in /proc for as long as its process lives."""
+    monkeypatch.setenv("ESPALIER_AS", "ada")
+    monkeypatch.setenv("ESPALIER_PASSPHRASE", PASSPHRASE)
+    assert not programs.PERSONAL & programs.environment(home, 1).keys()

@@ -3,6 +3,8 @@
 import pytest
 
 from appliance.control import law, people
+from appliance.control.steps import Ground
+from appliance.control.worker import start_round
 from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import (
@@ -12,7 +14,9 @@ from appliance.core.errors import (
     NotFoundError,
     UsageError,
 )
+from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
+from appliance.core.settings import Settings
 
 GATES = """
 schema = "gates/1"
@@ -58,6 +62,7 @@ def test_the_passphrase_is_not_in_the_file(database: Database) -> None:
         ("ada", "approver", "too short", UsageError),
         ("ada", "king", "long enough secret", UsageError),
         (" ", "approver", "long enough secret", UsageError),
+        ("a:b", "approver", "long enough secret", UsageError),
         ("taken", "approver", "long enough secret", ConflictError),
     ],
 )
@@ -82,7 +87,7 @@ def test_the_last_word_is_in_force_and_names_its_author(
     change(database, store, "suite", SUITE, "olga")
     entries = {e.kind: e for e in law.in_force(database)}
     assert b"0.1" in store.get(entries["gates"].object)
-    assert law.authors(database) == {"olga", "piet"}
+    assert law.in_force_and_authors(database)[1] == {"olga", "piet"}
     with database.read() as connection:
         assert [e.act for e in audit.entries(connection)] == ["law.change"] * 3
 
@@ -91,7 +96,7 @@ def test_who_takes_a_suite_away_is_an_author(database: Database, store: ObjectSt
     change(database, store, "suite", SUITE, "olga")
     law.repeal(database, kind="suite", name="suite", actor="mallory", at=2.0)
     assert law.in_force(database) == []
-    assert law.authors(database) == {"mallory"}
+    assert law.in_force_and_authors(database)[1] == {"mallory"}
     with pytest.raises(NotFoundError):
         law.repeal(database, kind="suite", name="suite", actor="mallory", at=3.0)
 
@@ -118,3 +123,31 @@ def test_a_malformed_article_changes_nothing(
         change(database, store, kind, text, "olga")
     assert refusal.value.next_step or kind == "weather"
     assert law.in_force(database) == []
+
+
+@pytest.mark.parametrize("name", ["", "a" * 100, "a\0b", "..", "a b/c", "-h"])
+def test_an_articles_name_can_be_a_files(database: Database, store: ObjectStore, name: str) -> None:
+    with pytest.raises(UsageError, match="name"):
+        law.change(database, store, kind="suite", name=name, text=SUITE, actor="o", at=1.0)
+    assert law.in_force(database) == []
+
+
+def test_whoever_wrote_what_a_round_is_judged_by_is_its_author(
+    home: Home, database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if somebody else has the last word while the round is being started."""
+    change(database, store, "recipe", b"", "olga")
+    change(database, store, "suite", SUITE, "olga")
+    change(database, store, "gates", GATES.encode(), "mallory")
+    read = law._last_words
+
+    def interrupted(database: Database) -> list[law.Entry]:
+        words = read(database)
+        change(database, store, "gates", GATES.replace("0.0", "0.1").encode(), "olga")
+        return words
+
+    monkeypatch.setattr(law, "_last_words", interrupted)
+    ground = Ground(home, Settings(), database, store)
+    started = start_round(ground, starter="piet", trajectories="new", idle_s=None)
+    assert b"threshold = 0.0" in store.get(started.order.gates)
+    assert started.authors == ("mallory", "olga", "piet")

@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -106,6 +107,7 @@ def test_the_same_adapter_released_for_another_round_is_no_release_of_this_one(
     ground: Ground,
 ) -> None:
     moved(ground, 2, "release", approved(ground, 7))
+    moved(ground, 3, "kill", ())
     approved(ground, 1)
     with pytest.raises(UnavailableError):
         release(ground, a_round(ground), lambda: None)
@@ -115,3 +117,15 @@ def test_an_alias_that_did_not_move_is_asked_to(ground: Ground) -> None:
     approved(ground, 1)
     with pytest.raises(UnavailableError):
         release(ground, a_round(ground), lambda: None)
+
+
+@pytest.mark.parametrize("since", ["kill", "rollback"])
+def test_what_was_compared_with_something_else_is_not_released(ground: Ground, since: str) -> None:
+    """The scorecard says that it is better than the champion; since then that was taken away."""
+    moved(ground, 2, since, ())
+    approved(ground, 1)
+    round_ = msgspec.structs.replace(a_round(ground), champion=digest_bytes(b"champion"))
+    following = release(ground, round_, lambda: None)
+    assert following is not None
+    assert following.state is State.FAILED
+    assert following.reason.endswith("now base is served")

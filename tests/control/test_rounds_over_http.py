@@ -72,3 +72,38 @@ def test_who_may_not_start_a_round_is_refused(
 def test_who_does_not_sign_in_is_refused(with_law: Running) -> None:
     assert with_law.control("GET", "/rounds")[0] == 401
     assert with_law.control("GET", "/livez")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"idle_s": "soon"},
+        {"idle_s": -1},
+        {"idle_s": float("nan")},
+        {"idle_s": float("inf")},
+        {"trajectories": "none"},
+        {"trajectory": "all"},
+    ],
+    ids=str,
+)
+def test_a_malformed_order_is_refused_and_rounds_can_still_be_read(
+    with_law: Running, body: dict[str, object]
+) -> None:
+    status, answer = with_law.control("POST", "/rounds", body, sign_in=("olga", PASSPHRASE))
+    assert status == 400, answer
+    assert with_law.control("GET", "/rounds", sign_in=("olga", PASSPHRASE))[0] == 200
+
+
+def test_a_passphrase_may_hold_any_letter(running: Running) -> None:
+    secret = running.write("letters", "Größe, naïveté & ключ")
+    words = ("user", "add", "zoë", "--role", "viewer", "--new-passphrase-file", secret)
+    assert running.run(*words, person="ada").code == 0
+    status, answer = running.control("GET", "/rounds", sign_in=("zoë", "Größe, naïveté & ключ"))
+    assert status == 200, answer
+
+
+@pytest.mark.parametrize("header", ["Basic", "Basic ###", "Basic bm9jb2xvbg==", "Bearer x"])
+def test_a_header_that_names_nobody_is_a_401(running: Running, header: str) -> None:
+    status, answer = running.control("GET", "/rounds", headers={"authorization": header})
+    assert status == 401
+    assert "sign in" in answer["error"]["message"]

@@ -3,7 +3,7 @@
 import pytest
 
 from appliance.core.errors import RecordError
-from appliance.core.records import Item
+from appliance.core.records import Item, SuiteResult, decode, encode
 from appliance.evaluation.answers import Answer
 from appliance.evaluation.comparison import compare
 from appliance.evaluation.suites import make_suite
@@ -77,3 +77,10 @@ def test_a_held_out_suite_gets_no_result() -> None:
 def test_answers_to_other_items_are_refused() -> None:
     with pytest.raises(RecordError, match="do not belong"):
         compare(make_suite("t", "target", items(2)), answers("oo"), answers("o"), seed=0)
+
+
+def test_a_scorecard_of_one_likelihood_can_be_written_and_read() -> None:
+    result = compare(
+        make_suite("t", "target", items(1, "likelihood")), scored(-2.0), scored(-1.0), seed=0
+    )
+    assert decode(encode(result), SuiteResult) == result

@@ -292,3 +292,23 @@ def test_the_tag_key_is_private_and_stays(home: Home) -> None:
     Ingest(home, Settings(), collector="other", log=FailingLog()).close()  # type: ignore[arg-type]
     assert key.read_bytes() == before
     assert len(before) == 32
+
+
+def test_a_caller_that_gives_up_takes_nobody_with_it(failing: tuple[Ingest, FailingLog]) -> None:
+    """A request that is cancelled at shutdown must not end the thread that appends."""
+    ingest, log = failing
+    log.mended.set()
+    log.hold.clear()
+    comment = Feedback(
+        feedback_id="f",
+        target=Target(session="s"),
+        kind="comment",
+        source="human",
+        actor="k",
+        at=1.0,
+    )
+    ingest.send_feedback(comment).cancel()
+    log.hold.set()
+    ingest.turn(make_turn(), ARRAYS, wait=False)
+    ingest.flush(5)
+    assert len(log.records) == 2

@@ -111,6 +111,17 @@ def card(*suites: SuiteResult) -> Scorecard:
             "inconclusive",
             "canary: .*lower_95 > -0.25 does not hold",
         ),
+        (
+            # What the champion never passes, nobody can be seen to lose.
+            (BETTER, SAME, suite("canary", num_items=40, champion_passed=9, lower_95=-0.07)),
+            "inconclusive",
+            "canary: .*champion passes 9 of 40",
+        ),
+        (
+            (BETTER, suite("protected", champion_passed=4, lower_95=-0.03), CLEAN),
+            "inconclusive",
+            "protected: .*champion passes 4 of 100",
+        ),
         ((BETTER, CLEAN), "inconclusive", "protected: the scorecard has no such suite"),
         ((BETTER, SAME), "inconclusive", "canary: the scorecard has no such suite"),
         ((), "inconclusive", "target: the scorecard has no such suite"),

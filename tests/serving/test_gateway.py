@@ -244,6 +244,14 @@ def test_feedback_of_every_kind(
     assert found[0].actor.startswith("key-")
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """An object in an object in an object …"""
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "no messages": ({"messages": []}, 400, "messages"),
     "messages missing": ({"messages": None}, 400, "messages"),
@@ -261,6 +269,12 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "model": ({"model": "gpt-4o"}, 404, "model"),
     "version": ({"model": f"{ALIAS}@sha256:{'0' * 64}"}, 404, "model"),
     "not a digest": ({"model": f"{ALIAS}@17"}, 404, "model"),
+    "nested too deeply": (
+        {"messages": [{"role": "user", "content": "x", "more": nested(400)}]},
+        400,
+        "messages",
+    ),
+    "a tool nested too deeply": ({"tools": [nested(400)]}, 400, "tools"),
     "too long": ({"messages": [{"role": "user", "content": "x" * 3000}]}, 400, "messages"),
 }
 

@@ -87,6 +87,19 @@ def test_the_kill_switch_serves_the_base(
     assert acts(appliance)[-1] == "alias.kill"
 
 
+def test_what_is_served_already_is_not_released_again(
+    appliance: Appliance, gateway: GatewayProcess, agent: openai.OpenAI, adapters: list[Digest]
+) -> None:
+    """It would stand before itself in the journal, with nothing left to roll back to."""
+    gateway.release(appliance, adapters[1])
+    gateway.release(appliance, adapters[2])
+    with pytest.raises(RuntimeError, match="already") as caught:
+        gateway.release(appliance, adapters[2])
+    assert caught.value.args[0] == 422
+    gateway.admin("POST", "/rollback", {"actor": "ada", "reason": "worse"})
+    assert ask(agent) == f"I am {short(adapters[1])}"
+
+
 def refuse(gateway: GatewayProcess, body: dict[str, Any]) -> tuple[int, str]:
     before = gateway.admin("GET", "/releases")
     with pytest.raises(RuntimeError) as caught:
@@ -184,7 +197,7 @@ def test_of_two_at_once_one_wins(
         except RuntimeError as error:
             outcomes.append(error.args[0])
 
-    threads = [threading.Thread(target=release, args=(a,)) for a in adapters[:2]]
+    threads = [threading.Thread(target=release, args=(a,)) for a in adapters[6:8]]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -277,7 +290,7 @@ def test_swaps_under_load_fail_no_request(
     for thread in threads:
         thread.start()
     for swap in range(10):
-        gateway.release(appliance, adapters[swap % 3])
+        gateway.release(appliance, adapters[2 + swap % 3])
         if swap == 5:
             gateway.admin("POST", "/rollback", {"actor": "ada"})
     stop.set()
@@ -291,13 +304,13 @@ def test_swaps_under_load_fail_no_request(
 def test_only_champion_and_previous_stay_resident(
     appliance: Appliance, gateway: GatewayProcess, engine: EngineSimulator, adapters: list[Digest]
 ) -> None:
-    for adapter in adapters[:4]:
+    for adapter in adapters[3:7]:
         gateway.release(appliance, adapter)
     deadline = time.monotonic() + 5
-    while set(engine.holders) != set(adapters[2:4]):
+    while set(engine.holders) != set(adapters[5:7]):
         assert time.monotonic() < deadline, engine.holders
         time.sleep(0.02)
-    assert set(gateway.admin("GET", "/health")["resident"]) == set(adapters[2:4])
+    assert set(gateway.admin("GET", "/health")["resident"]) == set(adapters[5:7])
 
 
 def test_a_version_is_released_only_when_its_last_request_ends(
@@ -345,6 +358,24 @@ def test_an_exact_version_of_ours_is_loaded_on_demand(
         assert ask(agent, f"{ALIAS}@{guest}") == f"I am {short(guest)}"
     gateway.release(appliance, adapters[6])
     assert ask(agent) == f"I am {short(adapters[6])}"
+
+
+def test_an_exact_version_is_vetted_like_a_release(
+    appliance: Appliance, gateway: GatewayProcess, engine: EngineSimulator, agent: openai.OpenAI
+) -> None:
+    secret = appliance.add_adapter(103, label="secret")
+    appliance.add_round(secret)
+    with pytest.raises(openai.PermissionDeniedError, match="label"):
+        ask(agent, f"{ALIAS}@{secret}")
+    wrong = appliance.add_adapter(104)
+    appliance.add_round(wrong)
+    engine.noop.add(wrong)
+    try:
+        with pytest.raises(openai.APIStatusError, match="not what was trained"):
+            ask(agent, f"{ALIAS}@{wrong}")
+    finally:
+        engine.noop.clear()
+    assert wrong not in gateway.admin("GET", "/releases")["resident"]
 
 
 def test_a_restart_replays_the_journal(

@@ -42,7 +42,8 @@ class Books:
         """Whether the database has every acknowledged turn and feedback."""
         with self._database.read() as connection:
             have = Counter(connection.execute(sa.select(turns.c.turn_id)).scalars())
-            have.update(connection.execute(sa.select(feedback.c.feedback_id)).scalars())
+            said = connection.execute(sa.select(feedback.c.record)).scalars()
+            have.update(decode(record, Feedback).feedback_id for record in said)
         return tally(ledger, have)
 
     def sealed(self, ledger: Ledger) -> Account:
