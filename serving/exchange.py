@@ -47,6 +47,8 @@ class Exchange(msgspec.Struct, kw_only=True):
 
     request_id: str
     key: Key
+    label: str
+    """The key's, joined with that of the adapter that answers."""
     session: str | None
     base: Digest
     adapter: Digest | None
@@ -114,7 +116,7 @@ class Exchange(msgspec.Struct, kw_only=True):
                 turn_id=self.request_id,
                 choice=index,
                 who=self.key.who,
-                label=self.key.label,
+                label=self.label,
                 session=self.session,
                 base=self.base,
                 adapter=self.adapter,

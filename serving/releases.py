@@ -82,6 +82,10 @@ class Releases:
             raise UnavailableError(f"{self._alias} cannot be served yet: {self._problem}")
         return self._entry.adapter
 
+    def label_of(self, adapter: Digest) -> str:
+        """The label of an adapter that is served, which what it writes cannot be below."""
+        return self._vetting.label_of(adapter)
+
     def note(self, error: EspalierError) -> None:
         """Say why the alias cannot be served, while it cannot."""
         self._problem = error.message

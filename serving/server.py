@@ -1,6 +1,7 @@
 """The gateway's process: puts the parts together once, and runs both APIs on one event loop."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from appliance.core.database import Database
 from appliance.core.errors import ConflictError, EspalierError, UsageError
@@ -75,6 +76,9 @@ async def _serve(home: Home, settings: Settings, listener: socket.socket) -> Non
         public = _server(build_app(gateway), settings)
         admin = _server(build_admin(gateway, (host, port)), settings, uds=str(admin_socket))
         _stop_on_signals(public, admin)
+        # What stands now stays: the collector need not look at it again in the middle of a request.
+        gc.collect()
+        gc.freeze()
         _log.info("gateway on http://%s:%d/v1", host, port)
         upkeep = asyncio.create_task(_upkeep(gateway))
         try:
@@ -131,7 +135,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _server(app: FastAPI, settings: Settings, uds: str | None = None) -> _Server:
+def _server(app: ASGIApp, settings: Settings, uds: str | None = None) -> _Server:
     config = uvicorn.Config(
         app,
         uds=uds,

@@ -39,6 +39,11 @@ class Vetting:
         self._objects = ObjectStore(home.objects)
         self._engine = engine
         self._base = base
+        self._labels: dict[Digest, str] = {}
+
+    def label_of(self, adapter: Digest) -> str:
+        """The label of an adapter that was found intact: of all that it was trained on."""
+        return self._labels[adapter]
 
     async def require_intact(self, adapter: Digest) -> None:
         """Raise unless the files are what the digest says and are fit to be loaded.
@@ -94,6 +99,7 @@ class Vetting:
             raise AdapterError(
                 "digest_mismatch", f"{folder.name}: {RECORD} is not what the trainer registered"
             )
+        self._labels[adapter] = label
 
     def _require_approved(
         self, number: int, adapter: Digest, cited: tuple[Digest, ...], at: float

@@ -39,6 +39,7 @@ class Segments:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._prefix = f"{folder}{os.sep}"
         self._positions = folder / "positions"
         self._positions.mkdir(parents=True, exist_ok=True)
         self._tail = os.open(folder / "tail", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -56,6 +57,13 @@ class Segments:
     def path(self, segment: int) -> Path:
         """The file of the segment whose first offset is `segment`."""
         return self.folder / f"{segment:020d}{_SUFFIX}"
+
+    def size(self, segment: int) -> int | None:
+        """Bytes of a segment's file; None where there is none. Asked at every commit."""
+        try:
+            return os.stat(f"{self._prefix}{segment:020d}{_SUFFIX}").st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return None
 
     def all(self) -> list[int]:
         """First offsets of all segments, in order."""

@@ -89,12 +89,10 @@ class Writer:
         return self._mend(tail)
 
     def _matches(self, tail: Tail) -> bool:
-        try:
-            size = self._segments.path(tail.segment).stat().st_size
-        except FileNotFoundError:
-            return False
         names = {tail.offset, tail.offset + 1} - {tail.segment}
-        return size == tail.size and not any(self._segments.path(n).exists() for n in names)
+        return self._segments.size(tail.segment) == tail.size and all(
+            self._segments.size(name) is None for name in names
+        )
 
     def _mend(self, known: Tail) -> Tail:
         """Keep every intact frame after `known`, cut what follows the last one, fsync."""

@@ -48,8 +48,8 @@ def unlawful(account: dict[str, Any], *, poison: str, shuffled: bool) -> list[st
 
 
 def plot(account: dict[str, Any], scorecards: list[dict[str, Any]], path: Path) -> None:
-    """Each round's candidate, from the base on: target and protected rates, refused rounds marked,
-    and the held-out rate before the first round and at the end.
+    """What served after each round, from the base on, as lines; candidates that were not released
+    as crosses; and the held-out rate before the first round and at the end.
     """
     import matplotlib as mpl
 
@@ -57,36 +57,54 @@ def plot(account: dict[str, Any], scorecards: list[dict[str, Any]], path: Path) 
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.2), dpi=120, layout="constrained")
-    judged = [entry for entry in scorecards if entry["scorecard"]]
     for kind, marker, colour in (("target", "o", "#1b6e4b"), ("protected", "s", "#5b5b8c")):
-        points = [
-            (entry["round"], suite["candidate_passed"] / max(1, suite["num_items"]))
-            for entry in judged
-            for suite in entry["scorecard"]["suites"]
-            if suite["kind"] == kind
-        ]
-        before = [
-            (0, suite["champion_passed"] / max(1, suite["num_items"]))
-            for entry in judged[:1]
-            for suite in entry["scorecard"]["suites"]
-            if suite["kind"] == kind
-        ]
-        rounds, rates = zip(*before, *points, strict=True) if points else ((), ())
-        axes.plot(rounds, rates, marker=marker, color=colour, label=f"{kind} suite")
+        served, turned_away = rates(scorecards, kind)
+        axes.plot(*zip(*served, strict=True), marker=marker, color=colour, label=f"{kind} suite")
+        for number, before, rate in turned_away:
+            axes.plot((number - 1, number), (before, rate), ":", color=colour, alpha=0.6)
+            axes.plot(number, rate, "x", markersize=9, markeredgewidth=2, color=colour)
     last = max((entry["round"] for entry in scorecards), default=1)
     held_out = (account["held_out_before"], account["held_out_after"])
     axes.plot((0, last), held_out, "*", markersize=14, color="#b3541e", label="held-out tasks")
+    axes.plot([], [], "x", markeredgewidth=2, color="#777777", label="candidate, not released")
     for entry in scorecards:
-        if entry["verdict"] == "refused":
-            axes.axvspan(entry["round"] - 0.3, entry["round"] + 0.3, color="#b3541e", alpha=0.15)
-            axes.annotate("refused", (entry["round"], 0.45), ha="center", rotation=90)
-    axes.set(ylabel="share of items passed", ylim=(-0.04, 1.05), xticks=range(last + 1))
-    axes.set_xticklabels(["base", *(f"round {n}" for n in range(1, last + 1))])
-    axes.set_title("What the company's model learnt, round by round")
+        if entry["verdict"] != "released":
+            number = entry["round"]
+            axes.axvspan(number - 0.3, number + 0.3, color="#b3541e", alpha=0.12)
+    axes.set(ylabel="share of items passed", ylim=(-0.04, 1.05))
+    names = [f"round {entry['round']}\n{entry['verdict']}" for entry in scorecards]
+    axes.set_xticks([0, *(entry["round"] for entry in scorecards)], ["base", *names])
+    axes.set_title("What the company's model can do, round by round")
     axes.grid(alpha=0.25)
-    axes.legend(loc="center left")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path)
     plt.close(figure)
+
+
+_Served = list[tuple[int, float]]
+_TurnedAway = list[tuple[int, float, float]]
+
+
+def rates(scorecards: list[dict[str, Any]], kind: str) -> tuple[_Served, _TurnedAway]:
+    """(round, rate) of what served after each round, and (round, rate before, rate) of the rest."""
+    served: _Served = []
+    turned_away: _TurnedAway = []
+    for entry in scorecards:
+        for suite in entry["scorecard"]["suites"] if entry["scorecard"] else ():
+            if suite["kind"] != kind:
+                continue
+            items = max(1, suite["num_items"])
+            champion, candidate = (
+                suite["champion_passed"] / items,
+                suite["candidate_passed"] / items,
+            )
+            served = served or [(0, champion)]
+            if entry["verdict"] == "released":
+                served.append((entry["round"], candidate))
+            else:
+                served.append((entry["round"], served[-1][1]))
+                turned_away.append((entry["round"], served[-1][1], candidate))
+    return served or [(0, 0.0)], turned_away
 
 
 def _line(title: str, items: int, before: float, after: float) -> str:

@@ -93,7 +93,9 @@ class Template:
     ) -> list[int]:
         """The conversation's ids, exactly as they are fed to the model."""
         text = self._text(*self._shielded(messages, tools), add_generation_prompt)
-        return [token for token, _, _ in self._pieces(text)]
+        if self._shielded_name.search(text):
+            return [token for token, _, _ in self._pieces(text)]
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; a special token's name in it is spelled out."""

@@ -17,11 +17,14 @@ from appliance.core.objects import ObjectStore
 from appliance.core.recipe import load_recipe
 from appliance.core.records import Dataset, Feedback, Trajectory, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import datasets, trajectories
+from appliance.core.tables import datasets, rounds, trajectories
 from appliance.engine.bases import Registry
 from appliance.engine.template import Template
 from collectors.curation.select import Limits, Selection
 from collectors.outcomes import tag_of
+
+_FAILED = sa.select(rounds.c.round).where(rounds.c.state == "failed")
+"""Rounds that ended before they could judge: what they looked at is still new."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,11 +99,11 @@ def curate(home: Home, settings: Settings, order: Order) -> Made:
                     round=order.round,
                     created_at=time.time(),
                 )
-                # A person had curated the same before; now it is a round's.
+                # A person, or a round that failed, had curated the same; now it is this round's.
                 .on_conflict_do_update(
                     index_elements=["digest"],
                     set_={"round": order.round},
-                    where=datasets.c.round.is_(None),
+                    where=datasets.c.round.is_(None) | datasets.c.round.in_(_FAILED),
                 )
             )
         return _made(dataset, digest, held_out if aside else None, aside)
@@ -190,11 +193,14 @@ def _trajectories(database: Database, objects: ObjectStore, order: Order) -> Ite
 
 
 def _used(database: Database, objects: ObjectStore, order: Order) -> set[tuple[str, int]]:
-    """Versions that another round's dataset looked at."""
-    query = sa.select(datasets.c.object, datasets.c.round)
+    """Versions that another round's dataset looked at, unless that round failed."""
+    query = sa.select(datasets.c.object).where(
+        datasets.c.round.is_not(None),
+        datasets.c.round.is_distinct_from(order.round),
+        datasets.c.round.not_in(_FAILED),
+    )
     with database.read() as connection:
-        rows = connection.execute(query).all()
-    others = [row.object for row in rows if row.round not in (None, order.round)]
+        others = connection.scalars(query).all()
     return {
         pair for one in others for pair in decode(objects.get(Digest(one)), Dataset).trajectories
     }

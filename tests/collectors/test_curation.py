@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
+from appliance.core.database import Database
 from appliance.core.digests import Digest
 from appliance.core.errors import RecordError, UsageError
 from appliance.core.home import Home
@@ -13,6 +15,7 @@ from appliance.core.objects import ObjectStore
 from appliance.core.recipe import LeaveOut
 from appliance.core.records import ArrayRef, Dataset, Example, Feedback, Target, decode
 from appliance.core.settings import Settings
+from appliance.core.tables import rounds
 from appliance.engine.bases import Base
 from appliance.engine.template import Template
 from appliance.ingest import Ingest
@@ -353,6 +356,22 @@ def test_what_a_person_curated_is_still_new_for_a_round(desk: Desk) -> None:
     assert of_the_round == by_hand
     assert desk.curate(trajectories="new", round=2)[0].examples == 0
     assert desk.curate(trajectories="new", round=1)[0] == of_the_round
+
+
+def test_what_a_failed_round_looked_at_is_still_new(desk: Desk) -> None:
+    desk.gold("a", [5, 2], session="a")
+    desk.say(Target(session="a"), "ok")
+    failed, _ = desk.curate(trajectories="new", round=1)
+    assert desk.curate(trajectories="new", round=2)[0].examples == 0
+    database = Database.open(desk.home.database)
+    row = {"round": 1, "state": "failed", "authors": "[]", "order": "{}"}
+    with database.write() as connection:
+        connection.execute(sa.insert(rounds).values(**row, created_at=0.0, changed_at=0.0))
+    database.close()
+    again, _ = desk.curate(trajectories="new", round=3)
+    assert again == failed
+    # The same dataset belongs to round 3 now, and counts as looked at.
+    assert desk.curate(trajectories="new", round=4)[0].examples == 0
 
 
 def test_held_out_tasks_never_train(desk: Desk) -> None:

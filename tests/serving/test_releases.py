@@ -378,6 +378,21 @@ def test_an_exact_version_is_vetted_like_a_release(
     assert wrong not in gateway.admin("GET", "/releases")["resident"]
 
 
+def test_a_turn_is_labelled_at_least_as_its_adapter(
+    appliance: Appliance, gateway: GatewayProcess, adapters: list[Digest]
+) -> None:
+    secret, _ = appliance.add_key(exact=True, label="public")
+    wait_for_key(gateway, secret)
+    appliance.add_round(adapters[7])
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=secret, max_retries=0) as client:
+        said = {
+            model: client.chat.completions.create(model=f"{ALIAS}@{model}", messages=say("x")).id
+            for model in ("base", adapters[7])
+        }
+    labels = {model: appliance.turns(turn)[0].label for model, turn in said.items()}
+    assert labels == {"base": "public", adapters[7]: "internal"}
+
+
 def test_a_restart_replays_the_journal(
     appliance: Appliance, gateway: GatewayProcess, agent: openai.OpenAI, adapters: list[Digest]
 ) -> None:
