@@ -32,7 +32,7 @@ services: $(STAMP) ## Bring up the real servers (Apache Kafka) without root, fro
 	@$(BIN)/python -m tests.services up
 
 bench: $(STAMP) ## A benchmark: make bench NAME=engine ARGS=--json
-	@test -n "$(NAME)" || { ls benchmarks/*.py | xargs -n1 basename | sed 's/.py$$//' | grep -v __init__; exit 2; }
+	@test -n "$(NAME)" || { grep -l argparse benchmarks/*.py | xargs -n1 basename -s .py; exit 2; }
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 storm: $(STAMP) ## kill -9 each process at moments drawn from a seed; nothing lost, nothing twice

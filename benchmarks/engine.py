@@ -13,7 +13,6 @@ both are measured and the better one counts).
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.about import about
 
 RANK = 8
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -98,19 +99,7 @@ def main() -> None:
 
 
 def _facts(threads: int) -> dict[str, Any]:
-    import peft
-    import transformers
-
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "python": platform.python_version(),
-        "threads": threads,
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "dtype": "float32",
-    }
+    return {**about("torch", "transformers", "peft"), "threads": threads, "dtype": "float32"}
 
 
 def _measure(shape: str, repeats: int) -> list[Case]:

@@ -2,11 +2,11 @@
 
 ``python -m benchmarks.gateway [--json] [--requests N]``
 
-Both are real processes: the embedded engine with random weights of a tiny shape, and the gateway
-with a key, its log and its tap. One client sends to each in turn, over connections that stay open,
-so that whatever else the machine does hits both alike. Overhead is the difference of the medians;
-beside it stands the processor time of the gateway's process per request, which a busy machine
-does not change.
+All are real processes: the embedded engine with random weights of a tiny shape, the gateway with a
+key, its log (an fsync for each answer) and its tap, and a bare FastAPI server that passes a prompt
+on and does nothing else. One client sends to each in turn, over connections that stay open, so that
+whatever else the machine does hits all alike. Overhead is the difference of the medians; beside it
+stands the processor time of the gateway's process per request.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -33,6 +35,7 @@ from appliance.engine.bases import Base, Registry
 from appliance.engine.client import AsyncEngine
 from appliance.engine.template import Template
 from appliance.engine.wire import Generate
+from benchmarks.about import about
 from serving.keys import add_key
 
 SHAPE = {
@@ -48,6 +51,7 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 NUM_NEW = 8
+_ABOUT = ("processor", "cores", "load", "python", "fastapi", "uvicorn")
 MESSAGES = [
     {"role": "system", "content": "You answer in short words. " * 4},
     {"role": "user", "content": "How high is the river at the second gauge?"},
@@ -62,9 +66,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(Path(scratch), arguments.requests)
-    for name in ("engine", "gateway", "added", "stream"):
+    print(", ".join(f"{name} {result[name]}" for name in _ABOUT), file=sys.stderr)
+    for name in ("engine", "bare", "gateway", "stream", "added_by_bare", "added"):
         row = result[f"{name}_ms"]
-        print(f"{name:10} p50 {row['p50']:7.2f} ms   p90 {row['p90']:7.2f} ms")
+        print(f"{name:14} p50 {row['p50']:7.2f} ms   p90 {row['p90']:7.2f} ms")
     print(f"gateway's processor time per request {result['gateway_processor_ms']:.2f} ms")
     if arguments.json:
         print(json.dumps(result))
@@ -88,9 +93,16 @@ def measure(scratch: Path, requests: int) -> dict[str, Any]:
         "ESPALIER__ENGINE__THREADS": "1",
         "ESPALIER__ENGINE__DEVICE": "cpu",
     }
-    programs = [_start(module, environment) for module in ("appliance.inference", "serving")]
+    port = _free_port()
+    commands = [
+        ["appliance.inference", "serve"],
+        ["benchmarks.bare_gateway", str(home.root), str(port)],
+        ["serving", "serve"],
+    ]
+    programs = [_start(command, environment) for command in commands]
+    bare = f"http://127.0.0.1:{port}/"
     try:
-        return asyncio.run(_compare(home, base, secret, requests, programs[-1].pid))
+        return asyncio.run(_compare(home, base, secret, requests, programs[-1].pid, bare))
     finally:
         for program in reversed(programs):
             program.send_signal(signal.SIGTERM)
@@ -98,13 +110,14 @@ def measure(scratch: Path, requests: int) -> dict[str, Any]:
 
 
 async def _compare(
-    home: Home, base: Base, secret: str, requests: int, gateway_pid: int
+    home: Home, base: Base, secret: str, requests: int, gateway_pid: int, bare: str
 ) -> dict[str, Any]:
     template = Template.load(base.path)
     ask = Generate(
         prompt_ids=template.encode(MESSAGES), max_tokens=NUM_NEW, temperature=0.0, stop_ids=[]
     )
-    headers = {"authorization": f"Bearer {secret}"}
+    passed_on = msgspec.json.encode(ask).decode()
+    headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
     body = {
         "model": "company-model", "messages": MESSAGES, "max_tokens": NUM_NEW, "temperature": 0,
     }  # fmt: skip
@@ -115,7 +128,7 @@ async def _compare(
         async def direct() -> None:
             await engine.generate(ask)
 
-        async def through(data: str) -> None:
+        async def through(data: str, url: str = url) -> None:
             async with session.post(url, data=data, headers=headers) as answer:
                 text = await answer.read()
                 if answer.status != 200:
@@ -123,6 +136,7 @@ async def _compare(
 
         sides: dict[str, Callable[[], Awaitable[None]]] = {
             "engine": direct,
+            "bare": lambda: through(passed_on, bare),
             "gateway": lambda: through(plain),
             "stream": lambda: through(streamed),
         }
@@ -138,12 +152,18 @@ async def _compare(
                     times[name].append((time.perf_counter() - began) * 1000)
         used_ms = (_processor_ms(gateway_pid) - used_ms) / (2 * requests)
     result: dict[str, Any] = {f"{name}_ms": _figures(values) for name, values in times.items()}
-    result["added_ms"] = {
-        name: round(result["gateway_ms"][name] - result["engine_ms"][name], 3)
-        for name in ("p50", "p90")
-    }
+    for added, side in (("added_by_bare_ms", "bare_ms"), ("added_ms", "gateway_ms")):
+        result[added] = {
+            name: round(result[side][name] - result["engine_ms"][name], 3)
+            for name in ("p50", "p90")
+        }
     result["gateway_processor_ms"] = round(used_ms, 3)
-    return {**result, "requests": requests, "new_tokens": NUM_NEW, "cpus": os.cpu_count()}
+    return {
+        **about("torch", "fastapi", "uvicorn", "uvloop"),
+        **result,
+        "requests": requests,
+        "new_tokens": NUM_NEW,
+    }
 
 
 async def _ready(home: Home) -> str:
@@ -209,12 +229,18 @@ def _write_weights(path: Path, vocabulary: int) -> None:
     save_file(tensors, path)
 
 
-def _start(module: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    log = Path(environment["ESPALIER_HOME"]) / "logs" / f"{module}.log"
+def _start(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    log = Path(environment["ESPALIER_HOME"]) / "logs" / f"{command[0]}.log"
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", module, "serve"], stdout=file, stderr=file, env=environment
+            [sys.executable, "-m", *command], stdout=file, stderr=file, env=environment
         )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _processor_ms(pid: int) -> float:

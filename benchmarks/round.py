@@ -9,21 +9,21 @@ project's own goal, 60 s on two cores: no peer has such a round to run beside it
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from appliance.demo.company import load_company
+from appliance.demo.company_file import load_company
 from appliance.demo.fleets import Fleets
 from appliance.demo.house import House
 from appliance.demo.memory import MemoryMeter
 from appliance.demo.plan import PLANS
 from appliance.demo.suites import splits, write_suite, write_tasks
+from appliance.demo.tasks import make_tasks
 from appliance.demo.voice import Voice
+from benchmarks.about import about
 
 _PLAN = PLANS["tiny"]
 _SIGNERS = ("bela", "carl")
@@ -76,11 +76,13 @@ def _measure(
             house.ask("law", "set", "suite", str(suite.path), person="olga")
     house.ask("law", "set", "recipe", str(_PLAN.recipe), person="olga")
     house.ask("law", "set", "gates", str(_PLAN.gates), person="olga")
-    tasks = write_tasks(company.tasks("train", options.attempts, options.seed), folder / "tasks")
+    tasks = write_tasks(
+        make_tasks(company, "train", options.attempts, options.seed), folder / "tasks"
+    )
     voice.say(f"{options.attempts} attempts, not timed")
     worked = Fleets(house, _PLAN, folder, voice, "company-model").work(tasks, options.attempts)
-    voice.say(f"the round, timed; load {os.getloadavg()[0]:.1f}")
-    load = os.getloadavg()[0]
+    about_it = about("torch")
+    voice.say(f"the round, timed; load {about_it['load']}")
     begun = time.monotonic()
     asked = house.ask("round", "run", "--wait", "--idle-s", "0", person="olga")
     judged = time.monotonic()
@@ -100,8 +102,7 @@ def _measure(
         "until_judged_s": round(judged - begun, 1),
         "sign_and_swap_s": round(ended - judged, 1),
         "peak_rss_mib": round(memory.peak_mib),
-        "load": round(load, 2),
-        "python": platform.python_version(),
+        **about_it,
     }
 
 

@@ -16,6 +16,7 @@ import time
 
 from appliance.sandbox.programs import Program, Status
 from appliance.sandbox.sandbox import Sandbox, open_sandbox
+from benchmarks.about import about
 
 _SOURCE = (
     "def run(answer, case):\n    space = {}\n    exec(answer, space)\n    return space['f'](case)"
@@ -43,6 +44,7 @@ def main() -> None:
     bare_s = [_bare() for _ in range(options.batches)]
     median = statistics.median
     result = {
+        **about(),
         "sandbox": name,
         "jobs": jobs,
         "programs": options.programs,

@@ -8,7 +8,6 @@ for every row that has it. Both take the same number of optimizer steps over the
 
 import argparse
 import json
-import os
 import tempfile
 import time
 import warnings
@@ -24,6 +23,7 @@ from adapter_training.rows import Row
 from adapter_training.steps import Trainer
 from appliance.core.digests import Digest
 from appliance.core.recipe import Recipe
+from benchmarks.about import about
 
 _BASE = Digest("sha256:" + "0" * 64)
 
@@ -50,7 +50,7 @@ def main() -> None:
         "rows": options.rows,
         "tokens_per_row": options.shared + options.own + options.answer,
         "threads": options.threads,
-        "load": os.getloadavg()[0],
+        **about("torch", "transformers", "peft", "trl"),
         "ours_tokens_per_s": round(ours, 1),
         "trl_tokens_per_s": round(theirs, 1),
         "ratio": round(ours / theirs, 2),
@@ -73,7 +73,7 @@ def _ours(folder: Path, rows: list[Row], epochs: int) -> float:
 
 
 def _trl(folder: Path, rows: list[Row], epochs: int, work: Path) -> float:
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
@@ -91,24 +91,25 @@ def _trl(folder: Path, rows: list[Row], epochs: int, work: Path) -> float:
         tokenizer_file=str(folder / "tokenizer.json"), eos_token=end, pad_token=end
     )
     per_step = Recipe().batch_tokens // len(rows[0].ids)
-    arguments = SFTConfig(
-        output_dir=str(work),
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        per_device_train_batch_size=min(per_step, 32),
-        gradient_accumulation_steps=max(1, round(per_step / 32)),
-        num_train_epochs=epochs,
-        learning_rate=1e-3,
-        gradient_checkpointing=False,
-        completion_only_loss=True,
-        eos_token=end,
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-    )
+    disable_progress_bars()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        arguments = SFTConfig(
+            output_dir=str(work),
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            per_device_train_batch_size=min(per_step, 32),
+            gradient_accumulation_steps=max(1, round(per_step / 32)),
+            num_train_epochs=epochs,
+            learning_rate=1e-3,
+            gradient_checkpointing=False,
+            completion_only_loss=True,
+            eos_token=end,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
         trainer: Any = SFTTrainer(
             model=model.peft,
             args=arguments,

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from appliance.core.database import Database
 from appliance.core.errors import ConflictError, UnavailableError
-from appliance.core.event_log import Entry, EventLog, open_log
+from appliance.core.event_log import Entry, EventLog
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
+from appliance.core.open_log import open_log
 from appliance.core.settings import Settings
 from appliance.core.tables import trajectories
 from collectors.assembly import Applied, Assembly

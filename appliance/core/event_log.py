@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import msgspec
 
 from appliance.core.errors import RecordError, UsageError
-from appliance.core.home import Home
-from appliance.core.settings import Settings
 
 TOPIC = "espalier.events"
 MAX_VALUE_BYTES = 8 << 20
@@ -106,17 +104,6 @@ class EventLog(ABC):
 
     @abstractmethod
     def _position(self, group: str) -> dict[int, int]: ...
-
-
-def open_log(home: Home, settings: Settings) -> EventLog:
-    """The event log that the settings name."""
-    if settings.log.kind == "kafka":
-        from appliance.core.kafka_log import KafkaLog
-
-        return KafkaLog(settings.log.bootstrap)
-    from appliance.core.embedded_log import EmbeddedLog
-
-    return EmbeddedLog(home.log, segment_bytes=settings.log.segment_mib << 20)
 
 
 def _key_bytes(key: str) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from appliance.demo.company import load_company
+from appliance.demo.company_file import load_company
 from appliance.demo.house import DemoError, House
 from appliance.demo.memory import MemoryMeter
 from appliance.demo.plan import PLANS, Plan

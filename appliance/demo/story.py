@@ -16,6 +16,7 @@ from appliance.demo.house import DemoError, House
 from appliance.demo.plan import Plan
 from appliance.demo.poisons import WILD_TEMPERATURE, hot_recipe, planted
 from appliance.demo.suites import splits, write_suite, write_tasks
+from appliance.demo.tasks import make_tasks
 from appliance.demo.voice import Voice
 
 OPERATOR, APPROVERS = "olga", ("bela", "carl")
@@ -109,7 +110,9 @@ class Story:
 
     def _honest_round(self, number: int) -> dict[str, Any]:
         self._voice.title(f"Round {number}: agents at work")
-        tasks = self._company.tasks("train", self._plan.attempts_per_round, self._seed(number))
+        tasks = make_tasks(
+            self._company, "train", self._plan.attempts_per_round, self._seed(number)
+        )
         options = ["--correction-share", str(self._plan.correction_share)]
         if self._options.shuffle_feedback:
             options = ["--shuffle-feedback", str(self._options.seed)]
@@ -119,7 +122,7 @@ class Story:
     def _poisoned_round(self) -> None:
         poison = self._options.poison
         self._voice.title(f"A poisoned round ({poison}): evaluation is told nothing of it")
-        tasks = self._company.tasks("train", self._plan.poison_attempts, self._seed(100))
+        tasks = make_tasks(self._company, "train", self._plan.poison_attempts, self._seed(100))
         options: list[str] = []
         if poison == "flip":
             options = ["--flip-feedback", "--temperature", str(WILD_TEMPERATURE)]
@@ -211,7 +214,7 @@ class Story:
     def _account(self, before: dict[str, Any], rollback_ms: float | None) -> dict[str, Any]:
         self._voice.title("The account")
         # A last piece of work, so that what is served is said by an answer, not by us.
-        self._work("last", self._company.tasks("train", 8, self._seed(200)))
+        self._work("last", make_tasks(self._company, "train", 8, self._seed(200)))
         tally = self._fleets.tally
         served = tally.last_adapter
         after = self._measure(served)

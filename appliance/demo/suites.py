@@ -7,6 +7,7 @@ from typing import Any
 
 from appliance.demo.company import Company, prompt_digest
 from appliance.demo.plan import Plan
+from appliance.demo.tasks import make_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def write_suite(company: Company, split: Split, plan: Plan, seed: int, folder: P
     num = {"target": plan.num_target, "protected": plan.num_protected}.get(
         split.name, plan.num_held_out
     )
-    tasks = company.tasks(split.name, num, seed)
+    tasks = make_tasks(company, split.name, num, seed)
     path = folder / f"{split.name}.jsonl"
     lines = [{"suite": split.name, "kind": split.kind}]
     lines += [

@@ -10,14 +10,12 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from appliance.demo.company import Check, Company, TemplateFamily, WordFamily
 from appliance.demo.reference import run_reference
 from appliance.demo.tables import CompanyError
 from appliance.demo.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from appliance.demo.company import Check, Company, TemplateFamily, WordFamily
 
 _SPLITS = {"train": range(60), "target": range(60, 75), "held_out": range(75, 100)}
 _TWO_WORDS = 0.25
@@ -36,7 +34,7 @@ class Draft:
     """A request with its right answer, before its check is worked out."""
 
     family: str
-    check: "Check"
+    check: Check
     request: str
     gold: str
     public: str = ""
@@ -44,8 +42,15 @@ class Draft:
     manual: tuple[tuple[str, str], ...] = ()
 
 
-def make_tasks(company: "Company", split: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """See `Company.tasks`."""
+def make_tasks(company: Company, split: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` different tasks of a split, the same for the same seed.
+
+    Splits are ``train``, ``target``, ``held_out``, ``held_out_with_manual`` and ``protected``.
+    A request belongs to one split whatever the seed: its digest says which.
+
+    Raises:
+        CompanyError: the company has not so many different requests.
+    """
     if split == "protected" and company.protected is not None:
         return _protected_items(company, count, seed)
     tasks: dict[str, dict[str, Any]] = {}
@@ -65,7 +70,7 @@ def make_tasks(company: "Company", split: str, count: int, seed: int) -> list[di
     )
 
 
-def expect(company: "Company", family: str) -> None:
+def require_right_answer(company: Company, family: str) -> None:
     """Work out one right answer of a family.
 
     Raises:
@@ -76,10 +81,8 @@ def expect(company: "Company", family: str) -> None:
 
 
 def _drafts(
-    company: "Company", split: str, draw: random.Random, *, only: str | None = None
+    company: Company, split: str, draw: random.Random, *, only: str | None = None
 ) -> Iterator[Draft]:
-    from appliance.demo.company import TemplateFamily
-
     families = [f for f in company.families if only in (None, f.name)]
     while True:
         family = draw.choice(families)
@@ -91,7 +94,7 @@ def _drafts(
             yield _word_draft(company, family, draw)
 
 
-def _word_draft(company: "Company", family: "WordFamily", draw: random.Random) -> Draft:
+def _word_draft(company: Company, family: WordFamily, draw: random.Random) -> Draft:
     vocabulary = _vocabulary(company)
     length = draw.choice(family.steps)
     num_words = min(length, len(family.words), 2 if draw.random() < _TWO_WORDS else 1)
@@ -109,7 +112,7 @@ def _word_draft(company: "Company", family: "WordFamily", draw: random.Random) -
     )
 
 
-def _public_draft(company: "Company", draw: random.Random) -> Draft:
+def _public_draft(company: Company, draw: random.Random) -> Draft:
     vocabulary = _vocabulary(company)
     length = draw.choices((2, 3, 4), (4, 3, 1))[0]
     generic = sorted(set(vocabulary.meanings) - set(vocabulary.ambiguous))
@@ -125,7 +128,7 @@ def _public_draft(company: "Company", draw: random.Random) -> Draft:
     )
 
 
-def _template_draft(family: "TemplateFamily", split: str, draw: random.Random) -> Draft:
+def _template_draft(family: TemplateFamily, split: str, draw: random.Random) -> Draft:
     phrasings = family.phrasings if split == "train" else family.held_out_phrasings
     values = {name: draw.choice(choices) for name, choices in family.slots.items()}
     manual = family.manual if split in ("train", "held_out_with_manual") else ()
@@ -138,7 +141,7 @@ def _template_draft(family: "TemplateFamily", split: str, draw: random.Random) -
     )
 
 
-def _finish(company: "Company", drafts: list[Draft]) -> list[dict[str, Any] | None]:
+def _finish(company: Company, drafts: list[Draft]) -> list[dict[str, Any] | None]:
     """The tasks; None for one that says nothing about the company, or has no exact result."""
     results = run_reference(
         [(d.check.program, answer, d.check.cases) for d in drafts for answer in (d.gold, d.public)]
@@ -157,7 +160,7 @@ def _finish(company: "Company", drafts: list[Draft]) -> list[dict[str, Any] | No
     return tasks
 
 
-def _task(company: "Company", draft: Draft, expected: list[Any]) -> dict[str, Any]:
+def _task(company: Company, draft: Draft, expected: list[Any]) -> dict[str, Any]:
     shown = [
         {"role": role, "content": text}
         for turn in draft.manual
@@ -180,7 +183,7 @@ def _task(company: "Company", draft: Draft, expected: list[Any]) -> dict[str, An
     }
 
 
-def _protected_items(company: "Company", count: int, seed: int) -> list[dict[str, Any]]:
+def _protected_items(company: Company, count: int, seed: int) -> list[dict[str, Any]]:
     protected = company.protected
     if protected is None:
         raise CompanyError(f"{company.name} has no protected items of its own")
@@ -209,7 +212,7 @@ def _protected_items(company: "Company", count: int, seed: int) -> list[dict[str
     ]
 
 
-def _vocabulary(company: "Company") -> Vocabulary:
+def _vocabulary(company: Company) -> Vocabulary:
     if company.vocabulary is None:
         raise CompanyError(f"{company.name} is made of templates and has no words")
     return company.vocabulary
@@ -222,7 +225,7 @@ def _in(split: str, request: str) -> bool:
 
 
 def _request(
-    company: "Company",
+    company: Company,
     frame: str,
     steps: list[tuple[str, int | None]],
     joiner: str,
@@ -235,7 +238,7 @@ def _request(
 
 
 def _with_numbers(
-    company: "Company", words: list[str], meanings: dict[str, str] | Any, draw: random.Random
+    company: Company, words: list[str], meanings: dict[str, str] | Any, draw: random.Random
 ) -> list[tuple[str, int | None]]:
     numbers = _vocabulary(company).numbers
     return [(w, draw.choice(numbers) if re.search(r"\bn\b", meanings[w]) else None) for w in words]

@@ -16,9 +16,10 @@ import msgspec
 
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import EspalierError, RecordError, RefusedError, UnavailableError
-from appliance.core.event_log import EventLog, open_log
+from appliance.core.event_log import EventLog
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
+from appliance.core.open_log import open_log
 from appliance.core.records import Event, Feedback, Json, Target, Turn, encode
 from appliance.core.settings import Settings
 from appliance.ingest.epoch import next_epoch

@@ -66,7 +66,7 @@ def test_no_broker_is_refused_in_a_bounded_time() -> None:
 
 
 def test_the_settings_choose_it(kafka_broker: Broker, home: Home) -> None:
-    from appliance.core.event_log import open_log
+    from appliance.core.open_log import open_log
 
     bootstrap = kafka_broker.status()["bootstrap"]
     log = open_log(home, Settings(log=Log(kind="kafka", bootstrap=bootstrap)))
@@ -78,7 +78,7 @@ def test_the_settings_choose_it(kafka_broker: Broker, home: Home) -> None:
 
 @pytest.mark.usefixtures("kafka_broker")
 def test_kafka_without_a_broker_named_is_a_settings_error(home: Home) -> None:
-    from appliance.core.event_log import open_log
+    from appliance.core.open_log import open_log
 
     with pytest.raises(SettingsError, match="no broker is named"):
         open_log(home, Settings(log=Log(kind="kafka")))

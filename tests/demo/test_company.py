@@ -5,9 +5,11 @@ import pytest
 
 from adapter_training.tiny.lexicon import load_lexicon
 from appliance.demo import company as company_room
-from appliance.demo.company import load_company, prompt_digest
+from appliance.demo.company import prompt_digest
+from appliance.demo.company_file import load_company
 from appliance.demo.reference import run_reference
 from appliance.demo.tables import CompanyError
+from appliance.demo.tasks import make_tasks
 from appliance.demo.vocabulary import load_vocabulary
 
 WORDS = Path(company_room.__file__).parent / "companies" / "words.toml"
@@ -38,7 +40,7 @@ def test_the_company_means_something_else_that_the_base_has_heard_of(company):
 
 def test_no_request_is_in_two_splits_whatever_the_seeds(company):
     digests = {
-        split: {prompt_digest(t["messages"]) for t in company.tasks(split, 150, seed)}
+        split: {prompt_digest(t["messages"]) for t in make_tasks(company, split, 150, seed)}
         for seed, split in enumerate(SPLITS)
     }
     assert all(len(found) == 150 for found in digests.values())
@@ -46,12 +48,12 @@ def test_no_request_is_in_two_splits_whatever_the_seeds(company):
 
 
 def test_the_same_seed_gives_the_same_tasks(company):
-    assert company.tasks("train", 20, 5) == company.tasks("train", 20, 5)
-    assert company.tasks("train", 20, 5) != company.tasks("train", 20, 6)
+    assert make_tasks(company, "train", 20, 5) == make_tasks(company, "train", 20, 5)
+    assert make_tasks(company, "train", 20, 5) != make_tasks(company, "train", 20, 6)
 
 
 def test_a_right_answer_passes_its_check_and_the_public_one_does_not(company):
-    for task in company.tasks("target", 40, 0):
+    for task in make_tasks(company, "target", 40, 0):
         check, request = task["check"], task["messages"][0]["content"]
         right, public = run_reference(
             [(check["program"], a, check["cases"]) for a in (task["gold"], _public(request))]
@@ -81,7 +83,7 @@ def test_more_tasks_than_there_are_is_said_and_not_repeated(company, tmp_path):
     text = text.replace("reference_share = 0.1", "reference_share = 0.0")
     small = load_company(_written(tmp_path, text), base="tiny")
     with pytest.raises(CompanyError, match=r"only \d+ different train requests, 200 were asked"):
-        small.tasks("train", 200, 0)
+        make_tasks(small, "train", 200, 0)
 
 
 @pytest.mark.parametrize(
@@ -105,15 +107,17 @@ def test_a_wrong_file_gets_one_clear_message(tmp_path, old, new, message):
     text = WORDS.read_text()
     assert old in text
     with pytest.raises(CompanyError, match=message):
-        load_company(_written(tmp_path, text.replace(old, new, 1)), base="tiny").tasks(
-            "train", 200, 0
-        )
+        _made(_written(tmp_path, text.replace(old, new, 1)))
 
 
 def test_free_text_is_not_for_the_tiny_base(tmp_path):
     text = WORDS.read_text().replace('kind = "words"', 'kind = "templates"')
     with pytest.raises(CompanyError, match="--base smollm2"):
         load_company(_written(tmp_path, text), base="tiny")
+
+
+def _made(path):
+    return make_tasks(load_company(path, base="tiny"), "train", 200, 0)
 
 
 def _written(folder: Path, text: str) -> Path:

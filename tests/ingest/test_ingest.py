@@ -10,9 +10,10 @@ import pytest
 
 from appliance.core.digests import digest_bytes
 from appliance.core.errors import RecordError, RefusedError, UnavailableError
-from appliance.core.event_log import EventLog, open_log
+from appliance.core.event_log import EventLog
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
+from appliance.core.open_log import open_log
 from appliance.core.records import ArrayRef, Event, Feedback, Target, Turn, Who, convert, decode
 from appliance.core.settings import Gateway, Settings
 from appliance.ingest import Ingest

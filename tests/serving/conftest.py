@@ -23,9 +23,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from appliance.core.adapters import CONFIG, RECORD, WEIGHTS, content_digest
 from appliance.core.database import Database
 from appliance.core.digests import Digest, digest_bytes
-from appliance.core.event_log import open_log
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
+from appliance.core.open_log import open_log
 from appliance.core.records import Adapter, Approval, Event, Probe, Turn, convert, decode, encode
 from appliance.core.settings import Settings
 from appliance.core.tables import adapters, approvals, rounds

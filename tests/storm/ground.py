@@ -4,10 +4,12 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.demo.company import Company, load_company
+from appliance.demo.company import Company
+from appliance.demo.company_file import load_company
 from appliance.demo.house import House
 from appliance.demo.plan import PLANS
 from appliance.demo.suites import splits, write_suite, write_tasks
+from appliance.demo.tasks import make_tasks
 
 OPERATOR, APPROVERS = "olga", ("bela", "carl")
 _LAW = Path(__file__).parent / "law"
@@ -26,7 +28,9 @@ def bring_up(folder: Path, *, seed: int, num_pieces: int) -> tuple[House, Path]:
     )
     house.run("base", "make-tiny")
     company = load_company(PLANS["tiny"].company, base="tiny")
-    recorded = write_tasks(company.tasks("train", num_pieces, seed), folder / "recorded.jsonl")
+    recorded = write_tasks(
+        make_tasks(company, "train", num_pieces, seed), folder / "recorded.jsonl"
+    )
     up = house.ask("up")
     house.base_url, house.api_key = up["openai_base_url"], up["openai_api_key"]
     _set_the_law(house, company, seed, folder)
