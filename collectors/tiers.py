@@ -10,6 +10,7 @@ from collectors.importing.messages import is_empty
 
 _ORDER: tuple[Tier, ...] = ("bronze", "silver", "gold")
 _MARK = "[redacted:"
+_GATEWAY = "gateway"
 
 RAISES: dict[Tier, str] = {
     "gold": "",
@@ -23,7 +24,9 @@ def tier_of(turn: Turn) -> Tier:
     """The tier of one turn."""
     if turn.prompt_ids and turn.answer_ids and turn.logprobs:
         return "gold"
-    return "silver" if turn.messages and not is_empty(turn.answer) else "bronze"
+    # An imported record holds all that was said: a greeting has nothing before it.
+    whole = bool(turn.messages) or turn.origin != _GATEWAY
+    return "silver" if whole and not is_empty(turn.answer) else "bronze"
 
 
 def lowest(tiers: Iterable[Tier]) -> Tier:

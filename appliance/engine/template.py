@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +114,16 @@ class Template:
         """Encode a finished conversation once, and mark what the assistant wrote.
 
         The marked tokens of an answer, less its last one (the end of turn), decode to exactly its
-        content and our rendering of its tool calls.
+        content and our rendering of its tool calls. Where the tokenizer would join a prompt's end
+        with an answer's begin, the two are encoded apart, as they are when a model answers.
 
         Raises:
             RecordError: it cannot be encoded without loss: the template changes an earlier
-                answer, trims one, or the tokenizer joins a prompt's end with an answer's begin.
+                answer, trims one, or the tokenizer does not give it back.
         """
         plain, shielded_tools = self._shielded(messages, tools)
         text = self._text(plain, shielded_tools, False)
-        pieces = self._pieces(text)
-        answers: list[tuple[int, int]] = []
+        bounds: list[tuple[int, int, str]] = []
         for index, message in enumerate(plain):
             if message["role"] != "assistant":
                 continue
@@ -130,7 +131,12 @@ class Template:
             answered = self._text(plain[: index + 1], shielded_tools, False)
             if not (text.startswith(answered) and answered.startswith(prompt)):
                 raise _lossy(index, "the template rewrites earlier turns")
-            answers.append(self._answer(pieces, answered, len(prompt), message, index))
+            bounds.append((index, len(prompt), answered))
+        pieces = self._pieces_apart(text, [start for _, start, _ in bounds])
+        answers = [
+            self._answer(pieces, answered, start, plain[index], index)
+            for index, start, answered in bounds
+        ]
         ids = [token for token, _, _ in pieces]
         mask = [0] * len(ids)
         for first, last in answers:
@@ -174,6 +180,19 @@ class Template:
             add_generation_prompt=prompt,
             **self._variables,
         )
+
+    def _pieces_apart(self, text: str, starts: Sequence[int]) -> list[tuple[int, int, int]]:
+        """`_pieces`, with no token that reaches over one of `starts`."""
+        pieces = self._pieces(text)
+        begins = {left for _, left, _ in pieces}
+        cuts = [start for start in starts if start not in begins]
+        if not cuts:
+            return pieces
+        return [
+            (token, begin + left, begin + right)
+            for begin, end in pairwise([0, *cuts, len(text)])
+            for token, left, right in self._pieces(text[begin:end])
+        ]
 
     def _pieces(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of every token, positions in `text`, which may hold shielded names."""

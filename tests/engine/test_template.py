@@ -146,18 +146,30 @@ NO_STOP = SMOLLM2.replace("<|im_end|>", "|")
         (TRIMS, " spaced ", "changes the answer's content"),
         (REWRITES, "fine", "rewrites earlier turns"),
         (NO_STOP, "fine", "ends no turn with a stop token"),
-        (SMOLLM2, "\n\nassistant\nuser", "joins the prompt's end"),
     ],
 )
 def test_what_cannot_be_encoded_without_loss_is_refused(model_folder, template, answer, why):
-    joined = json.loads((model_folder / "tokenizer.json").read_text())
-    joined["model"]["vocab"]["ĊĊ"] = 400
-    joined["model"]["merges"].append(["Ċ", "Ċ"])
-    (model_folder / "tokenizer.json").write_text(json.dumps(joined))
     with_template(model_folder, template)
     talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
     with pytest.raises(RecordError, match=why):
         Template.load(model_folder).spans([*talk, *talk])
+
+
+def test_a_prompts_end_and_an_answers_begin_are_never_one_token(model_folder):
+    joined = json.loads((model_folder / "tokenizer.json").read_text())
+    joined["model"]["vocab"]["ĊĊ"] = 400
+    joined["model"]["merges"].append(["Ċ", "Ċ"])
+    (model_folder / "tokenizer.json").write_text(json.dumps(joined))
+    template = Template.load(with_template(model_folder, SMOLLM2))
+    answer = "\n\nassistant\nuser <|im_end|>"
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
+    spans = template.spans([*talk, *talk])
+    said = [template.decode(spans.ids[a : b - 1]) for a, b in spans.answers]
+    assert said == [answer, answer]
+    first, _ = spans.answers[0]
+    assert spans.ids[:first] == template.encode(talk[:1])
+    whole = template.render([*talk, *talk], add_generation_prompt=False)
+    assert template.decode(spans.ids, skip_special_tokens=False) == whole
 
 
 @pytest.mark.parametrize(
