@@ -1,17 +1,21 @@
 """Chat messages of other systems, in the OpenAI form, as our turns hold them.
 
 Fields that a chat template knows are kept (role, content, name, tool_calls, tool_call_id,
-refusal); the rest stays in the raw record. Legacy function calls become tool calls.
+refusal); the rest, thoughts among it, stays in the raw record. Legacy function calls become tool
+calls.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from appliance.core.errors import RecordError
 from appliance.core.records import Json
+from collectors.importing.blocks import opened
 from collectors.importing.draft import DraftTurn, Skipped
 
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 
 
 def clean_message(raw: Any, position: int) -> dict[str, Any]:
@@ -25,7 +29,11 @@ def clean_message(raw: Any, position: int) -> dict[str, Any]:
     role = raw.get("role")
     if role not in ROLES:
         raise RecordError(f"message {position}: unknown role {role!r}")
-    message: dict[str, Any] = {"role": role, "content": _content(raw.get("content"), position)}
+    content = raw.get("content")
+    if role in ("tool", "function") and isinstance(content, dict | int | float):
+        # A result that was logged as the value it is, not as its text.
+        content = json.dumps(content, ensure_ascii=False)
+    message: dict[str, Any] = {"role": role, "content": _content(content, position)}
     if isinstance(raw.get("name"), str):
         message["name"] = raw["name"]
     if isinstance(raw.get("refusal"), str):
@@ -34,6 +42,9 @@ def clean_message(raw: Any, position: int) -> dict[str, Any]:
         calls = _tool_calls(raw, position)
         if calls:
             message["tool_calls"] = calls
+        elif not message["content"] and "refusal" in message:
+            # Templates know no refusals; without its text the answer would be an empty one.
+            message["content"] = message["refusal"]
     if role == "tool":
         message["tool_call_id"] = _tool_call_id(raw)
     if role == "function":
@@ -50,7 +61,7 @@ def clean_messages(raw: Any) -> list[dict[str, Any]]:
     """
     if not isinstance(raw, list):
         raise RecordError(f"expected a list of messages, got {type(raw).__name__}")
-    return [clean_message(message, position) for position, message in enumerate(raw)]
+    return [clean_message(message, position) for position, message in enumerate(opened(raw))]
 
 
 def clean_tools(record: dict[str, Any]) -> tuple[Json, ...]:
@@ -105,7 +116,7 @@ def turns_of(
 
 
 def _content(content: Any, position: int) -> Json:
-    """Text; a list of text parts becomes one text; a list with other parts stays a list."""
+    """Text; a list of parts that say something becomes one text; one with others stays a list."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -120,25 +131,39 @@ def _content(content: Any, position: int) -> Json:
 def _text_of(part: Any) -> str | None:
     if isinstance(part, str):
         return part
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    return None
+    if not isinstance(part, dict):
+        return None
+    if part.get("type") in _THOUGHTS:
+        return ""
+    text = part.get("refusal") if part.get("type") == "refusal" else part.get("text")
+    return text if isinstance(text, str) else None
 
 
 def _tool_calls(raw: dict[str, Any], position: int) -> list[dict[str, Any]]:
-    calls = raw.get("tool_calls")
-    if calls is None and isinstance(raw.get("function_call"), dict):
-        name = raw["function_call"].get("name") or ""
-        calls = [{"id": f"call_{name}", "type": "function", "function": raw["function_call"]}]
-    if calls is None:
-        return []
+    calls = raw.get("tool_calls") or _legacy_call(raw)
     if not isinstance(calls, list):
         raise RecordError(f"message {position}: tool_calls is not a list")
+    calls = [_with_function(call) for call in calls]
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RecordError(f"message {position}: a tool call without a function name")
     return calls
+
+
+def _legacy_call(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    function = raw.get("function_call")
+    if not isinstance(function, dict) or not function.get("name"):
+        return []
+    return [{"id": f"call_{function['name']}", "type": "function", "function": function}]
+
+
+def _with_function(call: Any) -> Any:
+    """The call; one that holds its name and arguments itself, in the usual form."""
+    if not isinstance(call, dict) or "function" in call or "name" not in call:
+        return call
+    function = {name: call[name] for name in ("name", "arguments") if name in call}
+    return {"id": call.get("id"), "type": "function", "function": function}
 
 
 def _tool_call_id(raw: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from collectors.importing.draft import Draft, Raw, Skipped
 from collectors.importing.messages import clean_messages, turns_of
 
 FORMAT = "tau-bench"
+_TOLERANCE = 1e-6
+"""Rewards are sums and products of floats: tau-bench itself counts what is this near to 1 as 1."""
 
 
 def claims(record: Raw) -> bool:
@@ -23,8 +25,7 @@ def read(record: Raw) -> Draft:
     messages = clean_messages(record["traj"] or [])
     turns, skipped = turns_of(messages)
     if not turns:
-        detail = str((record.get("info") or {}).get("error", ""))[:200]
-        skipped.append(Skipped(where="", reason="no_answers", detail=detail))
+        skipped.append(Skipped(where="", reason="no_answers", detail=_error(record.get("info"))))
     family = f"{FORMAT}/{_domain(messages)}"
     reward = record.get("reward")
     return Draft(
@@ -41,7 +42,13 @@ def read(record: Raw) -> Draft:
 def _outcome(reward: Any) -> Outcome:
     if isinstance(reward, bool) or not isinstance(reward, int | float):
         return "unknown"
-    return "ok" if reward == 1 else "failed"
+    return "ok" if abs(reward - 1) <= _TOLERANCE else "failed"
+
+
+def _error(info: Any) -> str:
+    """What ended a trial that never began."""
+    said = info.get("error") if isinstance(info, dict) else info
+    return str(said or "")[:200]
 
 
 def _domain(messages: list[dict[str, Any]]) -> str:

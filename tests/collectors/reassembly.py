@@ -63,13 +63,19 @@ def unassembled(home: Path, dataset: str, files: Iterable[Path]) -> tuple[int, l
 
 
 def _is(conversation: Sequence[Message], whole: str, trained: Sequence[str], missing: int) -> bool:
-    said = [as_written(message) for message in conversation if message["role"] == "assistant"]
+    said = [as_written(message) for message in conversation if _is_answer(message)]
     if len(said) != len(trained) + missing or not _in_order(trained, said):
         return False
     # What came after the last answer is no prompt of anything.
-    last = max(i for i, message in enumerate(conversation) if message["role"] == "assistant")
+    last = max(i for i, message in enumerate(conversation) if _is_answer(message))
     others = [m["content"] for m in conversation[:last] if m["role"] != "assistant"]
     return REDACTED in whole or _stand_in(whole, [text for text in others if text])
+
+
+def _is_answer(message: Message) -> bool:
+    # Somebody else's demonstration is no answer, and neither is nothing at all.
+    own = message["role"] == "assistant" and not message.get("is_demo")
+    return own and bool(as_written(message))
 
 
 def _in_order(some: Iterable[str], all_: Iterable[str]) -> bool:

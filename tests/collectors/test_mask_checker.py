@@ -1,5 +1,6 @@
 """What is trained on, checked from the raw files (reassembly.py), on a test base and a real one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,32 @@ def test_every_example_can_be_put_together_from_the_raw_files(
     made = seal(home, base.name, max_tokens=200_000)
     assert made.excluded == {}
     assert unassembled(home.root, made.dataset, files) == (105, [])
+
+
+def test_so_can_those_that_other_clients_wrote(home: Home, base: Base, tmp_path: Path) -> None:
+    user = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
+    calls = [
+        {"index": 1, "id": "a", "type": "function", "function": {"name": name, "arguments": text}}
+        for name, text in [("look", '{"a": "\\u00fc", "b": [1, 2.50, 1e20]}'), ("see", "{}")]
+    ]
+    called = {"role": "assistant", "content": "Let me see.\n\n", "tool_calls": calls}
+    results = [{"role": "tool", "tool_call_id": "a", "name": "look", "content": "one\r\n\0"}] * 2
+    nulls = {"tool_calls": None, "function_call": None, "provider_specific_fields": None}
+    done = {"role": "assistant", "content": "\n\n Done <|im_end|> \n", **nulls}
+    empty = {"role": "assistant", "content": "", **nulls}
+    greeting = {"role": "assistant", "content": "How can I help?"}
+    retail = tmp_path / "retail.json"
+    trials = [[user, called, *results, done], [greeting, user, done], [user, empty, user, done]]
+    records = [{"task_id": 0, "reward": 1, "info": {}, "traj": t} for t in trials]
+    retail.write_text(json.dumps(records, indent=2))
+    demonstration = {"role": "assistant", "content": "shown", "is_demo": True}
+    run = tmp_path / "run.traj"
+    run.write_text(json.dumps({"history": [user, demonstration, user, called, *results, done]}))
+    reports = import_files(home, Settings(), [retail, run], Source(label="internal", outcome="ok"))
+    assert [(r.trajectories, r.turns, r.successes) for r in reports] == [(3, 5, 3), (1, 2, 1)]
+    made = seal(home, base.name, max_tokens=200_000)
+    assert made.excluded == {}
+    assert unassembled(home.root, made.dataset, [retail, run]) == (4, [])
 
 
 @pytest.mark.smollm2
