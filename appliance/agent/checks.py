@@ -4,7 +4,9 @@ A check never goes into the box whole: its `expected` values stay outside, so no
 there can print them.
 """
 
+import ast
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -78,12 +80,21 @@ def parse_check(value: Json) -> Check:
         # No cases would pass everything.
         if not check.cases:
             raise RecordError("a program check needs at least one case, got none")
+        _require_python(check.program)
         if len(check.cases) != len(check.expected):
             raise RecordError(
                 f"a program check needs one expected value per case,"
                 f" got {len(check.expected)} for {len(check.cases)}"
             )
     return check
+
+
+@lru_cache(256)
+def _require_python(program: str) -> None:
+    try:
+        ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise RecordError(f"a check's program is not Python: {error}") from error
 
 
 def judge(answers: Sequence[tuple[Check, str]], *, sandbox: Sandbox | None = None) -> list[Verdict]:

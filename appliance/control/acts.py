@@ -5,7 +5,7 @@ Reading is open to whoever may read the home folder; every act goes to the API, 
 
 import argparse
 import getpass
-import json
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,8 +14,10 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+import sqlalchemy as sa
 
 from appliance.control import law as articles
 from appliance.control import local_http, people, programs, show, supervisor
@@ -31,6 +33,7 @@ from appliance.core.files import publish
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.settings import fields_of, load_settings, resolve
+from appliance.core.tables import keys
 from policies.access import Act, require
 from policies.lifecycle import State
 
@@ -156,15 +159,18 @@ def law(arguments: argparse.Namespace) -> int:
             f"espalier law {arguments.what} KIND {'FILE' if arguments.what == 'set' else 'NAME'}"
         )
     if arguments.what == "repeal":
-        made = _ask(home, arguments, "DELETE", f"/law/{arguments.kind}/{arguments.source}")
+        made = _ask(home, arguments, "DELETE", _article(arguments.kind, arguments.source))
     else:
         made = _set_law(home, arguments)
-    show.emit(made, arguments.json, lambda v: print(json.dumps(v)))
+    show.emit(made, arguments.json, show.law_change)
     return 0
 
 
 def round_run(arguments: argparse.Namespace) -> int:
-    """Start a round; with --wait, until it has a verdict or waits for people."""
+    """Start a round; with --wait, until it has a verdict or waits for people.
+
+    Exit code 1 where it failed; a verdict, whatever it is, is an answer.
+    """
     home = Home.find()
     body = {"trajectories": arguments.trajectories, "idle_s": arguments.idle_s}
     made = _ask(home, arguments, "POST", "/rounds", body)
@@ -187,7 +193,7 @@ def round_run(arguments: argparse.Namespace) -> int:
         time.sleep(_POLL_S)
     progress.end()
     show.emit(shown, arguments.json, show.round_line)
-    return 0
+    return 1 if round_.state is State.FAILED else 0
 
 
 def rounds(arguments: argparse.Namespace) -> int:
@@ -213,7 +219,7 @@ def decide(arguments: argparse.Namespace) -> int:
         body["adapter"] = arguments.adapter
     home = Home.find()
     shown = _ask(home, arguments, "POST", f"/rounds/{arguments.round}/decision", body)
-    show.emit(shown, arguments.json, show.round_line)
+    show.emit(shown, arguments.json, show.decided)
     return 0
 
 
@@ -251,9 +257,11 @@ def _ground(home: Home) -> Ground:
 def _status(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     ground = _ground(home)
     past = Rounds(ground.database).all()
+    under_way = [r for r in past if not r.state.terminal]
     return {
         "alias": ground.settings.gateway.alias,
         "serving": serving_now(ground),
+        "under_way": [summary(ground, r) for r in under_way],
         "gateway": _url(state),
         "control": f"http://{_netloc(state['control'])}",
         "waiting_for_approval": [r.round for r in past if r.state is State.AWAITING_APPROVAL],
@@ -347,8 +355,12 @@ def _set_law(home: Home, arguments: argparse.Namespace) -> Any:
             ) from error
     if arguments.kind != "suite":
         name = arguments.kind
-    route = f"/law/{arguments.kind}/{arguments.name or name}"
+    route = _article(arguments.kind, arguments.name or name)
     return _ask(home, arguments, "PUT", route, {"text": text})
+
+
+def _article(kind: str, name: str) -> str:
+    return f"/law/{kind}/{quote(name, safe='')}"
 
 
 def _require_base(home: Home, name: str) -> None:
@@ -363,12 +375,19 @@ def _require_base(home: Home, name: str) -> None:
 
 
 def _agent_key(home: Home) -> str:
-    """The key that `up` prints; made once, readable by the owner of the home alone."""
+    """The key that `up` prints, readable by the owner of the home alone; a new one if revoked."""
     path = home.secrets / "agent.key"
-    if not path.exists():
+    if not path.exists() or _is_revoked(home, path.read_text()):
         made = programs.run_now(
             "serving", "key", "add", "--team", "default", "--project", "default",
             "--agent", "default", "--json", home=home,
         )  # fmt: skip
         publish(path, made["key"].encode(), mode=0o600)
     return path.read_text()
+
+
+def _is_revoked(home: Home, secret: str) -> bool:
+    found = hashlib.sha256(secret.encode()).hexdigest()
+    with Database.open(home.database).read() as connection:
+        revoked_at = connection.scalar(sa.select(keys.c.revoked_at).where(keys.c.key_hash == found))
+    return revoked_at is not None

@@ -5,7 +5,9 @@ meant for loopback or a TLS terminator in front.
 """
 
 import base64
+import tempfile
 import time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,7 +16,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 from msgspec import Meta
 
-from appliance.control import law, local_http, people
+from appliance.control import law, local_http, people, programs
 from appliance.control.review import review, summary
 from appliance.control.rounds import Rounds
 from appliance.control.steps import Ground, approvals_of, ask_release, serving_now
@@ -26,6 +28,7 @@ from appliance.core.errors import (
     ForbiddenError,
     NotFoundError,
     PolicyError,
+    RecordError,
     RefusedError,
     SignInError,
     UnavailableError,
@@ -187,6 +190,8 @@ def make_app(ground: Ground) -> FastAPI:
         text = body.get("text")
         if not isinstance(text, str):
             raise UsageError(f"text is the article's text, got {type(text).__name__}")
+        if kind == "suite":
+            _require_sound_suite(ground, name, text)
         entry = law.change(
             ground.database,
             ground.store,
@@ -228,6 +233,32 @@ def make_app(ground: Ground) -> FastAPI:
         return _json(msgspec.to_builtins(found))
 
     return app
+
+
+def _require_sound_suite(ground: Ground, name: str, text: str) -> None:
+    """Read it as evaluation will: a round must not find out after it has trained.
+
+    Raises:
+        RecordError: evaluation would not take it, or not beside the suites in force.
+    """
+    with tempfile.TemporaryDirectory(prefix="suite-") as folder:
+        path = Path(folder) / "suite.jsonl"
+        path.write_text(text)
+        verb = ("check", str(path), "--json")
+        try:
+            made = programs.run_now("appliance.evaluation", *verb, home=ground.home)
+        except programs.ProgramError as error:
+            why = error.message.removeprefix("espalier: ").replace(f"suite {path}", "the suite")
+            raise RecordError(why, next_step=law.SUITE_HELP) from error
+    for other in law.in_force(ground.database):
+        if other.kind == "suite" and other.name != name:
+            head = ground.store.get(other.object).splitlines()[0]
+            if msgspec.json.decode(head)["suite"] == made["suite"]:
+                raise RecordError(
+                    f"a suite named {made['suite']!r} is in force as article {other.name!r}",
+                    next_step=f"espalier law repeal suite {other.name!r}, or give this one "
+                    "another name in its first line",
+                )
 
 
 def _credential(header: str) -> tuple[str, str]:

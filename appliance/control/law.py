@@ -22,7 +22,7 @@ from policies.gates import parse_gates
 
 Kind = Literal["recipe", "gates", "suite", "schedule"]
 
-_SUITE = "see the suite file in docs/first-hour.md, and Item in docs/records.md"
+SUITE_HELP = "see the suite file in docs/first-hour.md, and Item in docs/records.md"
 # It becomes a file's name, of at most 255 bytes.
 _NAME = re.compile(r"\w[\w .+-]{0,47}\Z")
 _EVERY = re.compile(r"every ([1-9][0-9]{0,5}) minutes\Z")
@@ -145,24 +145,26 @@ def _check(kind: str, text: bytes) -> None:
 
 
 def _check_suite(text: bytes) -> None:
-    """A line that names the suite, then one item a line. Evaluation reads each item's check."""
+    """A line that names the suite, then one item a line. Each check is read by evaluation (api)."""
     head, *items = text.splitlines() or [b""]
     try:
         name = msgspec.json.decode(head)
     except msgspec.DecodeError as error:
         raise RecordError(
-            f"a suite's first line is JSON, got: {error}", next_step=_SUITE
+            f"a suite's first line is JSON, got: {error}", next_step=SUITE_HELP
         ) from error
     if not isinstance(name, dict) or name.get("kind") not in ("target", "protected", "canary"):
         raise RecordError(
             'a suite starts with {"suite": NAME, "kind": "target" | "protected" | "canary"}',
-            next_step=_SUITE,
+            next_step=SUITE_HELP,
         )
     if not any(line.strip() for line in items):
-        raise RecordError("the suite has no items, so it would prove nothing", next_step=_SUITE)
+        raise RecordError("the suite has no items, so it would prove nothing", next_step=SUITE_HELP)
     for number, line in enumerate(items, start=2):
         try:
             if line.strip():
                 decode(line, Item)
         except RecordError as error:
-            raise RecordError(f"the suite's line {number}: {error}", next_step=_SUITE) from error
+            raise RecordError(
+                f"the suite's line {number}: {error}", next_step=SUITE_HELP
+            ) from error

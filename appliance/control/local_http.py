@@ -99,4 +99,6 @@ def _ask(
     detail = value.get("error", value) if isinstance(value, dict) else {"message": str(value)}
     if not isinstance(detail, dict):
         detail = {"message": str(detail)}
-    raise kind(str(detail.get("message")), next_step=str(detail.get("next_step", "")))
+    # A refusal that is not of our own writing (a route that is none, say) has no message.
+    message = detail.get("message") or f"{method} {route}: {response.status} {response.reason}"
+    raise kind(str(message), next_step=str(detail.get("next_step", "")))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from appliance.control.rounds import Round
-from appliance.control.steps import Ground, approvals_of
+from appliance.control.steps import Ground, approvals_of, gates_of
 from appliance.core.records import Dataset, Scorecard, decode
 
 
@@ -38,6 +38,7 @@ def review(ground: Ground, round_: Round) -> dict[str, Any]:
         "scorecard": msgspec.to_builtins(scorecard),
         "likelihoods": _likelihoods(ground, scorecard) if scorecard else {},
         "gates": _json_file(ground, round_, "verdict.json"),
+        "quorum": gates_of(ground, round_).quorum,
         "decisions": [msgspec.to_builtins(a) for a in approvals_of(ground.database, round_.round)],
     }
 

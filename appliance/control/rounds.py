@@ -74,14 +74,16 @@ class Rounds:
         }
         with self._database.write() as connection:
             under_way = connection.execute(
-                sa.select(rounds.c.round).where(
+                sa.select(rounds.c.round, rounds.c.state).where(
                     rounds.c.state.in_([str(s) for s in State if not s.terminal])
                 )
             ).first()
             if under_way:
                 raise ConflictError(
-                    f"round {under_way.round} is still under way",
-                    next_step=f"espalier review {under_way.round}, or espalier reject it",
+                    f"round {under_way.round} is still under way: {under_way.state}",
+                    next_step=f"espalier review {under_way.round}, then approve or reject it"
+                    if under_way.state == State.AWAITING_APPROVAL
+                    else "espalier status shows how far it is; wait for its end",
                 )
             number = connection.execute(
                 sa.insert(rounds).values(row).returning(rounds.c.round)

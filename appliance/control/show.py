@@ -13,6 +13,11 @@ from rich.table import Table
 from appliance.core.digests import short
 
 _WIDTH = 120
+_NARROW = 100
+_REASON_CHARS = 80
+_SUITE_COLUMNS = (
+    "suite", "kind", "items", "unit", "champion", "candidate", "Δ", "95 % bounds", "could see",
+)  # fmt: skip
 _console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
 
@@ -44,6 +49,9 @@ def status(value: Any) -> None:
     for part in value["parts"]:
         if problem := ((part["says"] or {}).get("ingest") or {}).get("problem"):
             print(f"{part['name']} answers 503: {problem}\n  next: espalier doctor")
+    for entry in value["under_way"]:
+        if entry["state"] != "awaiting_approval":
+            print(_under_way(entry))
     for number in value["waiting_for_approval"]:
         print(f"round {number} waits for approval: espalier review {number}")
 
@@ -84,6 +92,26 @@ def round_line(value: Any) -> None:
         print(f"  next: espalier review {number}, then espalier approve {number} --as NAME")
 
 
+def decided(value: Any) -> None:
+    """What a person has just said of a round, and what it still takes."""
+    said = value["decisions"][-1]
+    number = value["round"]
+    if said["decision"] == "reject":
+        print(f"{said['approver']} rejected round {number}")
+        return
+    signed = sum(decision["decision"] == "approve" for decision in value["decisions"])
+    rest = ": it is being released" if signed >= value["quorum"] else ""
+    print(f"{said['approver']} approved round {number}, {signed} of {value['quorum']} needed{rest}")
+
+
+def law_change(value: Any) -> None:
+    """What stands in the law now."""
+    if "repealed" in value:
+        print(f"repealed {value['repealed']}")
+    else:
+        print(f"{value['kind']} {value['name']} is in force, {short(value['object'])}")
+
+
 def rounds(value: Any) -> None:
     """One line a round."""
     table = _table("round", "state", "adapter", "authors", "changed", "reason")
@@ -94,7 +122,7 @@ def rounds(value: Any) -> None:
             _adapter(entry["adapter"]) if entry["adapter"] else "",
             ", ".join(entry["authors"]),
             _when(entry["changed_at"]),
-            entry["reason"],
+            _cut(entry["reason"], _REASON_CHARS),
         )
     _console.print(table)
 
@@ -134,15 +162,18 @@ def audit(value: Any) -> None:
     """One line an act."""
     table = _table("#", "when", "who", "act", "subject", "detail")
     for entry in value:
+        detail = dict(entry["detail"])
+        why = [detail.pop(name) for name in ("comment", "reason", "why") if detail.get(name)]
         table.add_row(
             str(entry["sequence"]),
             _when(entry["at"]),
             entry["actor"],
             entry["act"],
             entry["subject"][:40],
-            json.dumps(entry["detail"])[:120],
+            _cut("  ".join([*map(str, why), json.dumps(detail)]), _WIDTH),
         )
     _console.print(table)
+    print(f"entries: {len(value)}, the chain is intact")
 
 
 class Progress:
@@ -155,9 +186,7 @@ class Progress:
 
     def show(self, value: Any) -> None:
         """Redraw where something changed."""
-        step = value["progress"] if value["state"] == "training" else None
-        left = f"  step {step['step']}/{step['total']}, {step['eta_s']:.0f} s left" if step else ""
-        line = f"round {value['round']}: {value['state']}{left}"
+        line = _under_way(value)
         if not self._quiet and line != self._last:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
         self._last = line
@@ -169,28 +198,45 @@ class Progress:
 
 
 def _suites(suites: Any, likelihoods: Any) -> Table:
-    table = _table(
-        "suite", "kind", "items", "unit", "champion", "candidate", "Δ", "95 % bounds", "could see"
-    )
-    for suite in suites:
-        items = suite["num_items"] or 1
-        if suite["metric"] == "nats_per_token":
-            # Higher is likelier; 0 would be certain.
-            unit, sides = "nats per token", likelihoods.get(suite["suite"], {})
-        else:
-            unit = "share passed"
-            sides = {side: suite[f"{side}_passed"] / items for side in ("champion", "candidate")}
-        table.add_row(
-            suite["suite"],
-            suite["kind"],
-            str(suite["num_items"]),
-            unit,
-            *(f"{sides[s]:.3f}" if s in sides else "" for s in ("champion", "candidate")),
-            f"{suite['delta']:+.3f}",
-            f"[{suite['lower_95']:+.3f}, {suite['upper_95']:+.3f}]",
-            f"{suite['smallest_effect']:.3f}",
-        )
+    rows = [_suite(suite, likelihoods) for suite in suites]
+    # On a narrow terminal what is compared stays whole; --json has the rest.
+    left_out = ("kind", "unit", "could see") if _console.width < _NARROW else ()
+    table = _table(*(name for name in _SUITE_COLUMNS if name not in left_out))
+    for column in table.columns:
+        column.no_wrap = True
+    for row in rows:
+        table.add_row(*(row[name] for name in _SUITE_COLUMNS if name not in left_out))
     return table
+
+
+def _suite(suite: Any, likelihoods: Any) -> dict[str, str]:
+    items = suite["num_items"] or 1
+    if suite["metric"] == "nats_per_token":
+        # Higher is likelier; 0 would be certain.
+        unit, sides = "nats per token", likelihoods.get(suite["suite"], {})
+    else:
+        unit = "share passed"
+        sides = {side: suite[f"{side}_passed"] / items for side in ("champion", "candidate")}
+    return {
+        "suite": suite["suite"],
+        "kind": suite["kind"],
+        "items": str(suite["num_items"]),
+        "unit": unit,
+        **{s: f"{sides[s]:.3f}" if s in sides else "" for s in ("champion", "candidate")},
+        "Δ": f"{suite['delta']:+.3f}",
+        "95 % bounds": f"[{suite['lower_95']:+.3f}, {suite['upper_95']:+.3f}]",
+        "could see": f"{suite['smallest_effect']:.3f}",
+    }
+
+
+def _under_way(value: Any) -> str:
+    step = value["progress"] if value["state"] == "training" else None
+    left = f"  step {step['step']}/{step['total']}, {step['eta_s']:.0f} s left" if step else ""
+    return f"round {value['round']}: {value['state']}{left}"
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 
 def _table(*columns: str) -> Table:

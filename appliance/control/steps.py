@@ -68,7 +68,7 @@ def collect(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
 
 def curate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
     """Seal the dataset; with it, where the gates ask for one, what is held out to judge by."""
-    share = _gates(ground, round_).hold_out_share
+    share = gates_of(ground, round_).hold_out_share
     made = _run(
         ground,
         round_,
@@ -86,7 +86,7 @@ def curate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
     )
     if made["examples"] == 0:
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(made["excluded"].items()))
-        return Next(State.FAILED, f"nothing to train on: {why or 'no sealed trajectories'}")
+        return Next(State.FAILED, f"nothing to train on: {why or _nothing_sealed(ground, round_)}")
     return Next(State.TRAINING, made={"dataset": made["dataset"]})
 
 
@@ -119,7 +119,7 @@ def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next
     champion = ["--champion", round_.champion] if round_.champion else []
     aside = held_out_of(ground.database, round_.dataset)
     held_out = ["--held-out", aside] if aside else []
-    gates = _gates(ground, round_)
+    gates = gates_of(ground, round_)
     made = _run(
         ground,
         round_,
@@ -202,7 +202,7 @@ def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approva
         cast,
         adapter=round_.adapter,
         authors=round_.authors,
-        needed=_gates(ground, round_).quorum,
+        needed=gates_of(ground, round_).quorum,
         now=at,
         valid_s=ground.settings.round.approval_hours * 3600,
     )
@@ -278,7 +278,16 @@ def released_already(ground: Ground, round_: Round) -> bool:
     return any(move and move <= cast for move in moves)
 
 
-def _gates(ground: Ground, round_: Round) -> Gates:
+def _nothing_sealed(ground: Ground, round_: Round) -> str:
+    health = local_http.over_socket(ground.home.socket("collectors"), "GET", "/health")
+    return (
+        f"no new sealed trajectories; {health['open']} are open until they have been quiet for "
+        f"{round_.order.idle_s:g} s ([assembly] idle_s, or --idle-s 0 for now)"
+    )
+
+
+def gates_of(ground: Ground, round_: Round) -> Gates:
+    """The gates that were in force when the round began."""
     return parse_gates(ground.store.get(round_.order.gates).decode())
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.core.digests import Digest
+from appliance.core.errors import UsageError
 
 # A Unix socket's path may have at most 107 bytes on Linux.
 _SOCKET_PATH_MAX = 100
+_ANOTHER = "--home DIR or $ESPALIER_HOME names a folder that you may write to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +24,28 @@ class Home:
     def find(cls, explicit: str | Path | None = None) -> "Home":
         """The folder given, else ``$ESPALIER_HOME``, else ``~/.espalier``."""
         chosen = explicit or os.environ.get("ESPALIER_HOME") or Path.home() / ".espalier"
-        return cls(Path(chosen).expanduser().resolve())
+        root = Path(chosen).expanduser().resolve()
+        if root.exists() and not root.is_dir():
+            raise UsageError(f"{root} is not a folder", next_step=_ANOTHER)
+        return cls(root)
 
     def create(self) -> None:
-        """Make the folders. The root is for its owner alone."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self.log, self.objects, self.bases, self.adapters, self.rounds):
-            folder.mkdir(exist_ok=True)
-        for folder in (self.run, self.process_logs, self.secrets, self.lake, self.suites):
-            folder.mkdir(exist_ok=True)
-        self.secrets.chmod(0o700)
+        """Make the folders. The root is for its owner alone.
+
+        Raises:
+            UsageError: they cannot be made there.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.log, self.objects, self.bases, self.adapters, self.rounds):
+                folder.mkdir(exist_ok=True)
+            for folder in (self.run, self.process_logs, self.secrets, self.lake, self.suites):
+                folder.mkdir(exist_ok=True)
+            self.secrets.chmod(0o700)
+        except OSError as error:
+            raise UsageError(
+                f"cannot keep an appliance in {self.root}: {error.strerror}", next_step=_ANOTHER
+            ) from error
 
     @property
     def settings(self) -> Path:

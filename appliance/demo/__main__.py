@@ -25,7 +25,10 @@ from appliance.demo.voice import Voice
 
 def main() -> int:
     """Run the demo; 0 when it ended lawfully."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if not options.yes and not sys.stdin.isatty():
+        parser.error("there is no terminal to ask for approval on; next: espalier demo --yes")
     # Ended by whatever means but kill -9, it takes down what it brought up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = PLANS[options.base]
@@ -82,7 +85,7 @@ def _run(options: argparse.Namespace, plan: Plan, house: House, memory: MemoryMe
     voice.say(f"the plot: {picture}")
     for line in wrong:
         voice.say(f"UNLAWFUL: {line}")
-    if not options.once:
+    if options.keep or (not options.once and sys.stdin.isatty()):
         _point_an_agent(house, options)
     if options.json:
         print(json.dumps({**account, "plot": str(picture), "lawful": not wrong}))
@@ -102,7 +105,10 @@ def _point_an_agent(house: House, options: argparse.Namespace) -> None:
         f"  export OPENAI_BASE_URL={house.base_url}\n"
         f"  export OPENAI_API_KEY={house.api_key}\n"
         '  # model="company-model"\n'
-        f"Look around:  ESPALIER_HOME={house.home} espalier status\n",
+        f"Look around:  ESPALIER_HOME={house.home} espalier status\n"
+        f"Sign as bela: --as bela --passphrase-file {house.home.parent / 'people' / 'bela'}\n"
+        f"Suites, and work for agents: {house.home.parent / 'work'}\n"
+        f"End it:       ESPALIER_HOME={house.home} espalier down\n",
         file=sys.stderr,
     )
     if not options.keep and sys.stdin.isatty():
@@ -119,7 +125,10 @@ def _write_settings(house: House, plan: Plan, options: argparse.Namespace) -> No
 def _leave(options: argparse.Namespace, house: House, folder: Path) -> None:
     if options.keep:
         return
-    if house.base_url:
+    # A second Ctrl-C must not leave it half taken down.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if house.home.exists():
         house.ask("down")
     logs = house.home / "logs"
     if os.environ.get("ESPALIER_DEMO_LOGS") and logs.exists():

@@ -146,7 +146,7 @@ class Story:
     def _round(self) -> dict[str, Any]:
         started = time.monotonic()
         asked = ("round", "run", "--wait", "--idle-s", "0")
-        round_: dict[str, Any] = self._house.ask(*asked, person=OPERATOR)
+        round_: dict[str, Any] = self._house.ask(*asked, person=OPERATOR, failed=1)
         self._round_s = time.monotonic() - started
         told = f"round {round_['round']}: {round_['state']} after {self._round_s:.1f} s"
         if round_["verdict"] is not None:
@@ -160,16 +160,17 @@ class Story:
     def _ask_for_approval(self, round_: dict[str, Any]) -> dict[str, Any]:
         number = str(round_["round"])
         self._house.run("review", number)
-        signers = [name for name in APPROVERS if self._signs(name, number)]
-        if len(signers) < len(APPROVERS):
-            comment = ("--comment", "not signed on the terminal")
-            self._house.ask("reject", number, *comment, person=APPROVERS[0])
-            return self._until_over(number)
+        for name in APPROVERS:
+            if not self._signs(name, number):
+                comment = ("--comment", "no, on the terminal")
+                self._house.ask("reject", number, *comment, person=name)
+                self._voice.say(f"{name} rejected round {number}")
+                return self._until_over(number)
         self._voice.say("the swap: agents stay at work, every answer streamed")
         tasks = self._folder / "round-1.jsonl"
         agents = self._fleets.in_background(tasks)
         agents.wait_for_answers(8)
-        for name in signers:
+        for name in APPROVERS:
             adapter = ("--adapter", round_["adapter"])
             self._house.ask("approve", number, *adapter, person=name)
             self._voice.say(f"{name} signed")

@@ -26,6 +26,14 @@ class Ran(Record, frozen=True, kw_only=True):
     overlap: dict[str, int]
 
 
+class Checked(Record, frozen=True, kw_only=True):
+    """What `check` ends with."""
+
+    suite: str
+    kind: str
+    items: int
+
+
 class Measured(Record, frozen=True, kw_only=True):
     """What `evaluate` ends with: one adapter on one suite."""
 
@@ -90,9 +98,19 @@ def _evaluate(order: argparse.Namespace) -> None:
     if order.json:
         print(msgspec.json.encode(measured).decode())
         return
-    print(f"{measured.suite}: {measured.passed} of {measured.items} ({measured.rate:.3f})")
+    void = f", {measured.void} void" if measured.void else ""
+    print(f"{measured.suite}: {measured.passed} of {measured.items} ({measured.rate:.3f}){void}")
     for family, (num, passed) in measured.by_family.items():
         print(f"  {family}: {passed} of {num}")
+
+
+def _check(order: argparse.Namespace) -> None:
+    suite = read_suite(order.file)
+    checked = Checked(suite=suite.suite, kind=suite.kind, items=len(suite.items))
+    if order.json:
+        print(msgspec.json.encode(checked).decode())
+    else:
+        print(f"{checked.suite}: {checked.items} items, each in order")
 
 
 def measure(examiner: Examiner, adapter: Digest | None, suite: Suite) -> Measured:
@@ -146,7 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--suite", type=Path, required=True, help="suite file")
     evaluate.set_defaults(act=_evaluate)
 
-    for act in (run, evaluate):
+    check = acts.add_parser("check", help="whether a suite file is in order")
+    check.add_argument("file", type=Path, help="suite file")
+    check.set_defaults(act=_check)
+
+    for act in (run, evaluate, check):
         act.add_argument("--home", help="default: $ESPALIER_HOME, else ~/.espalier")
         act.add_argument("--json", action="store_true", help="one JSON object as the last line")
     return parser

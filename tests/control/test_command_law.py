@@ -15,6 +15,7 @@ from appliance.core.home import Home
     [
         (["suite", "target.jsonl"], "/law/suite/target"),
         (["suite", "target.jsonl", "--name", "other"], "/law/suite/other"),
+        (["suite", "target.jsonl", "--name", "räte & co"], "/law/suite/r%C3%A4te%20%26%20co"),
         (["gates", "gates.toml"], "/law/gates/gates"),
     ],
 )
@@ -27,7 +28,7 @@ def test_an_article_has_its_own_name_and_not_its_authors(
     def ask(_home: Home, arguments: Any, method: str, route: str, _body: Any) -> dict[str, Any]:
         assert (arguments.person, method) == ("olga", "PUT")
         asked.append(route)
-        return {}
+        return {"kind": words[0], "name": "any", "object": "sha256:" + "0" * 64}
 
     monkeypatch.setattr(acts, "_ask", ask)
     monkeypatch.chdir(tmp_path)

@@ -21,7 +21,7 @@ def failed(with_law: Running) -> int:
     """A round over work whose outcome nobody knows; its number."""
     with_law.require_well()
     ended = with_law.run("round", "run", "--wait", "--idle-s", "0", "--json", person="olga")
-    assert ended.code == 0, ended.message
+    assert ended.code == 1, ended.message
     return int(ended.json["round"])
 
 
