@@ -1,10 +1,9 @@
 """Matrix products with the base's frozen weights, forward and backward.
 
-On a CPU, PyTorch's float32 product goes to MKL, which on some processors runs at a third of their
-speed; oneDNN, which comes with PyTorch too, does not. Measured on an AVX-512 AMD processor, one
-thread, 400 rows, 576 x 1536: 92 against 201 GFLOPS. `torch.ops.mkldnn` is what torch.compile
-uses; torch is pinned, and where it lacks this we do without. Small matrices stay where they are:
-no faster here, and oneDNN keeps some memory for every number of rows that it has seen.
+Through oneDNN, for the reason that appliance/inference/linear.py gives; benchmarks/linear.py shows
+both. Unlike there, the weights stay laid out plainly, because the backward pass needs them turned.
+Small matrices stay with PyTorch: no faster here, and oneDNN keeps some memory for every number of
+rows that it has seen.
 """
 
 from typing import Any
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_SMALLEST = 1 << 18
-"""Numbers in a matrix from which on oneDNN is worth it."""
+from appliance.inference.linear import fits_onednn
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T; x: (tokens, in), weight: (out, in), which gets no gradient."""
-    if not _fits_onednn(weight):
+    if not fits_onednn(weight):
         return functional.linear(x, weight)
     product: Tensor = _Frozen.apply(x, weight)  # type: ignore[no-untyped-call]  # torch's gap
     return product
@@ -50,13 +48,3 @@ class _Frozen(torch.autograd.Function):
 def _onednn(x: Tensor, weight: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return product
-
-
-def _fits_onednn(weight: Tensor) -> bool:
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.numel() >= _SMALLEST
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's gap
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )

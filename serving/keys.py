@@ -4,7 +4,6 @@ A key is 256 random bits; the database holds only its SHA-256. The gateway keeps
 and reads them again every second, so adding and revoking need no restart.
 """
 
-import hashlib
 import secrets
 import time
 
@@ -13,6 +12,7 @@ import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
+from appliance.core.digests import hash_key
 from appliance.core.errors import NotFoundError
 from appliance.core.records import Who
 from appliance.core.tables import keys
@@ -66,7 +66,7 @@ def add_key(
             project=project, agent=agent, label=label, exact=exact,
         )  # fmt: skip
         row = msgspec.structs.asdict(key)
-        connection.execute(sa.insert(keys).values(**row, key_hash=_hash(secret)))
+        connection.execute(sa.insert(keys).values(**row, key_hash=hash_key(secret)))
     return secret, key
 
 
@@ -110,11 +110,7 @@ class KeyRing:
 
     def find(self, secret: str) -> Key | None:
         """The key that this secret is, if it is one and is not revoked."""
-        return self._by_hash.get(_hash(secret))
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+        return self._by_hash.get(hash_key(secret))
 
 
 def _rows(database: Database) -> list[tuple[str, Key]]:

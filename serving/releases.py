@@ -287,7 +287,10 @@ def _require_generation(now: Release, expected: int) -> None:
 def _require_another(now: Release, adapter: Digest) -> None:
     # It would stand before itself, and a rollback would go back to itself.
     if now.adapter == adapter:
-        raise RefusedError(f"{now.alias} serves adapter {short(adapter)} already")
+        raise RefusedError(
+            f"{now.alias} serves adapter {short(adapter)} already",
+            next_step="espalier status says what is served, and since when",
+        )
 
 
 def _since(began: float) -> float:

@@ -5,7 +5,6 @@ Reading is open to whoever may read the home folder; every act goes to the API, 
 
 import argparse
 import getpass
-import hashlib
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from appliance.control.rounds import Rounds
 from appliance.control.steps import Ground, serving_now
 from appliance.core import audit
 from appliance.core.database import Database
+from appliance.core.digests import hash_key
 from appliance.core.errors import ConflictError, ForbiddenError, NotFoundError, UsageError
 from appliance.core.files import publish
 from appliance.core.home import Home
@@ -387,7 +387,6 @@ def _agent_key(home: Home) -> str:
 
 
 def _is_revoked(home: Home, secret: str) -> bool:
-    found = hashlib.sha256(secret.encode()).hexdigest()
+    query = sa.select(keys.c.revoked_at).where(keys.c.key_hash == hash_key(secret))
     with Database.open(home.database).read() as connection:
-        revoked_at = connection.scalar(sa.select(keys.c.revoked_at).where(keys.c.key_hash == found))
-    return revoked_at is not None
+        return connection.scalar(query) is not None

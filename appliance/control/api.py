@@ -252,8 +252,8 @@ def _require_sound_suite(ground: Ground, name: str, text: str) -> None:
             raise RecordError(why, next_step=law.SUITE_HELP) from error
     for other in law.in_force(ground.database):
         if other.kind == "suite" and other.name != name:
-            head = ground.store.get(other.object).splitlines()[0]
-            if msgspec.json.decode(head)["suite"] == made["suite"]:
+            head = msgspec.json.decode(ground.store.get(other.object).splitlines()[0])
+            if head.get("suite") == made["suite"]:
                 raise RecordError(
                     f"a suite named {made['suite']!r} is in force as article {other.name!r}",
                     next_step=f"espalier law repeal suite {other.name!r}, or give this one "

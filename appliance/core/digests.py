@@ -72,6 +72,11 @@ def parse_digest(text: str) -> Digest:
     return Digest(text)
 
 
+def hash_key(secret: str) -> str:
+    """What is kept of an agent's key: it is 256 random bits, so SHA-256 needs no salt."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def short(digest: str) -> str:
     """The first 12 hex digits, for people."""
     return digest.removeprefix("sha256:")[:12]

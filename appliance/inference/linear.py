@@ -2,9 +2,8 @@
 
 On a CPU, PyTorch's float32 product goes to MKL, which on some processors runs at a third of their
 speed; oneDNN, which comes with PyTorch too, does not, and is faster still on weights that it has
-laid out beforehand. Measured on an AVX-512 AMD processor, one thread, 32 rows, 576 x 3072:
-1640 µs against 660 µs. A call costs 10 µs more, so small matrices stay where they are.
-`torch.ops.mkldnn` is what torch.compile uses; torch is pinned, and where it lacks these we do
+laid out beforehand (benchmarks/linear.py). A call costs more, so small matrices stay where they
+are. `torch.ops.mkldnn` is what torch.compile uses; torch is pinned, and where it lacks these we do
 without.
 """
 
@@ -24,7 +23,7 @@ _ROWS = 32
 
 def product(weight: Tensor, bias: Tensor | None = None, *, keep: bool = False) -> Product:
     """x → x @ weight.T + bias; weight: (out, in). With `keep` no second copy of it is made."""
-    if not _fits_onednn(weight):
+    if not fits_onednn(weight):
         return _plain(weight.t(), bias)
     # Laid-out weights are opaque: the caller lets go of the plain ones.
     laid_out = weight if keep else torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
@@ -42,7 +41,8 @@ def _onednn(weight: Tensor, bias: Tensor | None) -> Product:
     return lambda x: linear(x, weight, bias, "none", [], "")
 
 
-def _fits_onednn(weight: Tensor) -> bool:
+def fits_onednn(weight: Tensor) -> bool:
+    """Whether this PyTorch's oneDNN multiplies by such a weight, and it is large enough to gain."""
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32

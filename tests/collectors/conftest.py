@@ -19,6 +19,7 @@ from appliance.core.settings import Settings
 from appliance.engine.bases import Base, Registry
 from appliance.ingest import Ingest
 from collectors.collector import Collector
+from tests.collectors.desk import Desk
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "trajectories"
 
@@ -165,3 +166,10 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def base(home: Home, base_folder: Path) -> Base:
     return Registry(home).add_directory(base_folder, "test-base", "made by a test")
+
+
+@pytest.fixture
+def desk(
+    home: Home, base: Base, ingest: Ingest, collector: Collector, make: Any, tmp_path: Path
+) -> Desk:
+    return Desk(home, base, ingest, collector, make, tmp_path)

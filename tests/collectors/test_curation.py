@@ -1,86 +1,16 @@
 """Curation: what becomes a row, what is left out and why, and that the same gives the same."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import sqlalchemy as sa
 
-from appliance.core.database import Database
 from appliance.core.digests import Digest
-from appliance.core.errors import RecordError, UsageError
-from appliance.core.home import Home
-from appliance.core.objects import ObjectStore
+from appliance.core.errors import RecordError
 from appliance.core.recipe import LeaveOut
-from appliance.core.records import ArrayRef, Dataset, Example, Feedback, Target, decode
-from appliance.core.settings import Settings
-from appliance.core.tables import rounds
-from appliance.engine.bases import Base
-from appliance.engine.template import Template
-from appliance.ingest import Ingest
-from collectors.collector import Collector
+from appliance.core.records import Target
 from collectors.curation.leave_out import without
-from collectors.curation.run import Made, Order, curate, show
-
-USER = {"role": "user", "content": "q"}
-
-
-class Desk:
-    """Sends turns and feedback, curates, and reads the dataset back."""
-
-    def __init__(
-        self, home: Home, base: Base, ingest: Ingest, collector: Collector, make: Any, root: Path
-    ) -> None:
-        self.home, self.base, self.make = home, base, make
-        self.ingest, self.collector = ingest, collector
-        self.store = ObjectStore(home.objects)
-        self.template = Template.load(base.path)
-        self.recipe = root / "recipe.toml"
-        self.count = 0
-
-    def gold(
-        self, name: str, answer: list[int], *, session: str, prompt: Any = None, **other: Any
-    ) -> None:
-        prompt = self.template.encode([USER]) if prompt is None else prompt
-        fields = {"base": self.base.digest, "messages": (USER,), **other}
-        self.ingest.turn(*self.make.gold(name, prompt, answer, session=session, **fields))
-
-    def say(self, target: Target, outcome: str = "unknown", **other: Any) -> None:
-        self.count += 1
-        fields = {"kind": "outcome", "source": "code", "actor": "key-1", "at": float(self.count)}
-        self.ingest.feedback(
-            Feedback(
-                feedback_id=f"f{self.count}",
-                target=target,
-                outcome=outcome,
-                **{**fields, **other},
-            )
-        )
-
-    def curate(self, recipe: str = "", **order: Any) -> tuple[Made, Dataset]:
-        self.recipe.write_text(recipe)
-        self.collector.flush(0.0)
-        made = curate(
-            self.home, Settings(), Order(recipe=self.recipe, base=self.base.digest, **order)
-        )
-        return made, decode(self.store.get(made.dataset), Dataset)
-
-    def array(self, ref: ArrayRef | None) -> list[Any]:
-        assert ref is not None
-        kinds = {"int32": "<i4", "uint8": "u1", "float32": "<f4"}
-        return np.frombuffer(self.store.get(ref.digest_of_bytes), kinds[ref.dtype]).tolist()
-
-    def trained(self, example: Example) -> list[int]:
-        pairs = zip(self.array(example.ids), self.array(example.mask), strict=True)
-        return [token for token, on in pairs if on]
-
-
-@pytest.fixture
-def desk(
-    home: Home, base: Base, ingest: Ingest, collector: Collector, make: Any, tmp_path: Path
-) -> Desk:
-    return Desk(home, base, ingest, collector, make, tmp_path)
+from collectors.curation.run import show
+from tests.collectors.desk import USER, Desk
 
 
 def test_gold_ids_are_never_encoded_again(desk: Desk) -> None:
@@ -263,29 +193,6 @@ def test_another_bases_gold_is_encoded_anew_for_supervised(desk: Desk) -> None:
     assert [(e.tier, e.logprobs) for e in dataset.examples] == [("silver", None)]
 
 
-def test_duplicates_and_caps(desk: Desk) -> None:
-    for number, session in enumerate(["a", "b", "c", "d"]):
-        desk.gold(session, [5 + number // 2, 2], session=session)
-        desk.say(Target(session=session), "ok")
-    made, _ = desk.curate()
-    assert (made.examples, made.excluded) == (2, {"duplicate": 2})
-    made, _ = desk.curate('loss = "outcome_pg"')
-    assert made.examples == 4, "each attempt is a sample of its own"
-    made, _ = desk.curate(cap=1)
-    assert (made.examples, made.excluded) == (1, {"duplicate": 2, "over_cap": 1})
-
-
-def test_labels_above_the_limit_stay_out(desk: Desk) -> None:
-    desk.gold("a", [5, 2], session="a", label="public")
-    desk.gold("b", [6, 2], session="b", label="internal")
-    for session in "ab":
-        desk.say(Target(session=session), "ok")
-    made, dataset = desk.curate()
-    assert dataset.label == "internal"
-    made, dataset = desk.curate(label="public")
-    assert (dataset.label, made.excluded) == ("public", {"label": 1})
-
-
 def test_a_left_out_part_changes_the_prompt_and_not_the_answer(desk: Desk) -> None:
     manual = {"role": "system", "content": "<manual>long</manual>"}
     desk.gold("a", [5, 6, 2], session="s", prompt=[300] * 9, messages=(manual, USER))
@@ -332,77 +239,3 @@ def test_the_same_input_gives_the_same_dataset(desk: Desk) -> None:
     assert desk.curate()[0] == first
     assert dataset.digest == first.dataset
     assert list(dataset.trajectories) == sorted(dataset.trajectories)
-
-
-def test_new_means_in_no_other_rounds_dataset(desk: Desk) -> None:
-    desk.gold("a", [5, 2], session="a")
-    desk.say(Target(session="a"), "ok")
-    first, _ = desk.curate(trajectories="new", round=1)
-    assert first.examples == 1
-    desk.gold("b", [6, 2], session="b")
-    desk.say(Target(session="b"), "ok")
-    second, _ = desk.curate(trajectories="new", round=2)
-    assert (second.examples, second.trajectories) == (1, 1)
-    # A step that was killed after sealing finds its dataset, whatever came since.
-    assert desk.curate(trajectories="new", round=1)[0] == first
-    assert desk.curate()[0].examples == 2
-
-
-def test_what_a_person_curated_is_still_new_for_a_round(desk: Desk) -> None:
-    desk.gold("a", [5, 2], session="a")
-    desk.say(Target(session="a"), "ok")
-    by_hand, _ = desk.curate()
-    of_the_round, _ = desk.curate(trajectories="new", round=1)
-    assert of_the_round == by_hand
-    assert desk.curate(trajectories="new", round=2)[0].examples == 0
-    assert desk.curate(trajectories="new", round=1)[0] == of_the_round
-
-
-def test_what_a_failed_round_looked_at_is_still_new(desk: Desk) -> None:
-    desk.gold("a", [5, 2], session="a")
-    desk.say(Target(session="a"), "ok")
-    failed, _ = desk.curate(trajectories="new", round=1)
-    assert desk.curate(trajectories="new", round=2)[0].examples == 0
-    database = Database.open(desk.home.database)
-    row = {"round": 1, "state": "failed", "authors": "[]", "order": "{}"}
-    with database.write() as connection:
-        connection.execute(sa.insert(rounds).values(**row, created_at=0.0, changed_at=0.0))
-    database.close()
-    again, _ = desk.curate(trajectories="new", round=3)
-    assert again == failed
-    # The same dataset belongs to round 3 now, and counts as looked at.
-    assert desk.curate(trajectories="new", round=4)[0].examples == 0
-
-
-def test_held_out_tasks_never_train(desk: Desk) -> None:
-    for number in range(40):
-        session, task = f"s{number}", f"task-{number % 20}"
-        desk.gold(session, [number + 3, number % 7 + 3, 2], session=session)
-        desk.say(Target(session=session), "ok" if number % 5 else "failed", tags={"task": task})
-    made, dataset = desk.curate(hold_out_share=0.4)
-    assert made.held_out is not None
-    aside = decode(desk.store.get(made.held_out), Dataset)
-    train, test = ({e.task for e in d.examples} for d in (dataset, aside))
-    assert train
-    assert test
-    assert not train & test
-    assert {e.kind for e in aside.examples} == {"success"}
-    assert made.held_out_examples == len(aside.examples)
-    given = {trajectory for trajectory, _ in dataset.trajectories}
-    named = [e.subject.partition("#")[0] for e in dataset.exclusions]
-    assert len(set(named)) == len(named), "one reason for each that is left out"
-    assert len(named) + made.examples == len(given)
-    with pytest.raises(UsageError):
-        desk.curate(hold_out_share=1.0)
-
-
-def test_nothing_held_out_is_no_dataset(desk: Desk) -> None:
-    desk.gold("a", [5, 2], session="a")
-    desk.say(Target(session="a"), "failed", tags={"task": "t"})
-    assert desk.curate(hold_out_share=0.999)[0].held_out is None
-
-
-def test_what_is_held_out_may_be_longer_than_what_is_trained_on(desk: Desk) -> None:
-    refuse_long(desk)
-    made, _ = desk.curate("max_tokens = 40", hold_out_share=0.999)
-    assert (made.examples, made.held_out_examples, made.excluded) == (0, 1, {"held_out": 1})

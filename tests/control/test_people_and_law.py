@@ -17,17 +17,8 @@ from appliance.core.errors import (
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.settings import Settings
+from tests.control.conftest import GATES
 
-GATES = """
-schema = "gates/1"
-name = "one"
-[[gate]]
-name = "improves"
-kind = "target"
-metric = "lower_95"
-op = ">"
-threshold = 0.0
-"""
 CHECK = b'{"kind": "exact", "expected": "a"}'
 ITEM = b'{"item_id": "1", "family": "f", "messages": [], "check": ' + CHECK + b"}\n"
 SUITE = b'{"suite": "t", "kind": "target"}\n' + ITEM

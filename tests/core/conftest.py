@@ -83,3 +83,8 @@ def kafka_place(kafka_broker: Broker) -> Iterator[LogPlace]:  # noqa: F811
 @pytest.fixture
 def home_objects(home: Home) -> Path:
     return home.objects
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "log"

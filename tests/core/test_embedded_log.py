@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -16,139 +15,9 @@ import pytest
 
 from appliance.core.embedded_log import EmbeddedLog
 from appliance.core.errors import IntegrityError, UnavailableError
-from appliance.core.event_log import Entry, EventLog
-from appliance.core.log_frames import HEADER_BYTES, pack
+from appliance.core.log_frames import pack
 from tests.core.conftest import LogPlace
-
-_FRAME_BYTES = HEADER_BYTES + len("key") + len("value-0")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "log"
-
-
-def _read(log: EventLog, group: str = "reader") -> list[Entry]:
-    return log.read(group, max_records=100_000, timeout_s=0)
-
-
-def _values(folder: Path, group: str = "reader") -> list[bytes]:
-    log = EmbeddedLog(folder)
-    values = [entry.value for entry in _read(log, group)]
-    log.close()
-    return values
-
-
-def _segment(folder: Path) -> Path:
-    return sorted(folder.glob("*.segment"))[-1]
-
-
-def _fill(folder: Path, count: int) -> EmbeddedLog:
-    log = EmbeddedLog(folder)
-    for number in range(count):
-        log.append([("key", f"value-{number}".encode())])
-    return log
-
-
-def _expected(*numbers: int) -> list[bytes]:
-    return [f"value-{n}".encode() for n in numbers]
-
-
-# --- the disk loses bytes --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tail", ["before", "lost", "ahead"])
-def test_a_tail_torn_at_any_byte_loses_only_the_torn_record(
-    folder: Path, tmp_path: Path, tail: str
-) -> None:
-    log = _fill(folder, 2)
-    before = (folder / "tail").read_bytes()
-    log.append([("key", b"value-2")])
-    log.close()
-    if tail == "before":
-        (folder / "tail").write_bytes(before)
-    elif tail == "lost":
-        (folder / "tail").unlink()
-    size = _segment(folder).stat().st_size
-    for cut in range(size - _FRAME_BYTES, size):
-        copy = tmp_path / f"cut-{cut}"
-        shutil.copytree(folder, copy)
-        os.truncate(_segment(copy), cut)
-        torn = EmbeddedLog(copy)
-        assert _segment(copy).stat().st_size == 2 * _FRAME_BYTES, "the torn record is cut off"
-        torn.append([("key", b"value-3")])
-        assert [e.value for e in _read(torn)] == _expected(0, 1, 3), f"cut at byte {cut} of {size}"
-        assert torn.damaged == 0, "the torn record is gone, not skipped each time"
-        torn.close()
-
-
-def test_a_tail_of_junk_is_cut_off(folder: Path) -> None:
-    _fill(folder, 2).close()
-    with _segment(folder).open("ab") as file:
-        file.write(b"\x00" * 4096)
-    (folder / "tail").unlink()
-    _fill(folder, 1).close()
-    assert _values(folder) == _expected(0, 1, 0)
-
-
-def test_records_survive_a_lost_tail_file(folder: Path) -> None:
-    _fill(folder, 5).close()
-    (folder / "tail").unlink()
-    assert _values(folder) == _expected(*range(5))
-
-
-@pytest.mark.parametrize("place", range(24))
-def test_a_spoiled_tail_file_is_made_anew(folder: Path, place: int) -> None:
-    _fill(folder, 5).close()
-    spoiled = bytearray((folder / "tail").read_bytes())
-    spoiled[place] ^= 0x41
-    (folder / "tail").write_bytes(spoiled)
-    log = EmbeddedLog(folder)
-    assert log.end() == {0: 5}
-    assert [entry.value for entry in _read(log)] == _expected(*range(5))
-    log.close()
-
-
-@pytest.mark.parametrize("place", range(_FRAME_BYTES))
-def test_one_flipped_bit_costs_one_record(folder: Path, place: int) -> None:
-    log = _fill(folder, 5)
-    with _segment(folder).open("r+b") as file:
-        file.seek(2 * _FRAME_BYTES + place)
-        byte = file.read(1)[0]
-        file.seek(2 * _FRAME_BYTES + place)
-        file.write(bytes([byte ^ 0x10]))
-    assert [e.value for e in _read(log)] == _expected(0, 1, 3, 4)
-    assert log.damaged == 1
-    log.append([("key", b"value-5")])
-    assert [e.value for e in _read(log)] == _expected(5)
-    log.close()
-
-
-def test_random_junk_in_the_middle_is_skipped_and_reported(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = EmbeddedLog(folder)
-    log.append([("key", f"value-{number}".encode()) for number in range(2000)])
-    data = bytearray(_segment(folder).read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 1000] = random.Random(0).randbytes(1000)
-    _segment(folder).write_bytes(data)
-    found = [e.value for e in _read(log)]
-    log.close()
-    assert 2000 - 30 < len(found) < 2000
-    assert found == sorted(found, key=lambda value: int(value[6:]))
-    assert log.damaged == 1
-    assert "skipped" in caplog.text
-
-
-def test_damage_before_the_tail_is_never_cut_off(folder: Path) -> None:
-    _fill(folder, 3).close()
-    with _segment(folder).open("r+b") as file:
-        file.seek(4)
-        file.write(b"\xff\xff\xff")
-    (folder / "tail").unlink()
-    assert _values(folder) == _expected(1, 2)
-
+from tests.core.log_files import expected, fill, read, segment, values
 
 # --- the disk says no ------------------------------------------------------------------------
 
@@ -156,7 +25,7 @@ def test_damage_before_the_tail_is_never_cut_off(folder: Path) -> None:
 def test_nothing_is_acknowledged_when_fsync_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = _fill(folder, 2)
+    log = fill(folder, 2)
     before = log.end()
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", _failing(errno.EIO))
@@ -166,7 +35,7 @@ def test_nothing_is_acknowledged_when_fsync_fails(
     assert log.end() == before
     log.append([("key", b"value-2")])
     log.close()
-    assert _values(folder) == _expected(0, 1, 2)
+    assert values(folder) == expected(0, 1, 2)
     assert len(list(folder.glob("*.segment"))) == 2, "the segment whose fsync failed is left"
 
 
@@ -185,7 +54,7 @@ def test_every_append_is_fsynced_before_it_returns(
     monkeypatch.setattr(os, "fsync", watch)
     for _ in range(5):
         log.append([("key", b"value")])
-        assert synced[-1] == (str(_segment(folder)), _segment(folder).stat().st_size)
+        assert synced[-1] == (str(segment(folder)), segment(folder).stat().st_size)
     assert len(synced) == 5
     log.close()
 
@@ -201,25 +70,25 @@ def test_a_first_fsync_that_fails_does_not_stop_the_log(
     log.append([("key", b"value-0")])
     log.append([("key", b"value-1")])
     log.close()
-    assert _values(folder) == _expected(0, 1)
+    assert values(folder) == expected(0, 1)
     assert len(list(folder.glob("*.segment"))) == 2, "the segment whose fsync failed is left"
 
 
 def test_what_lies_beyond_a_begun_segment_was_never_there(folder: Path) -> None:
     """The cut after a failed fsync may itself be lost in a power cut."""
-    _fill(folder, 2).close()
-    with _segment(folder).open("ab") as file:
+    fill(folder, 2).close()
+    with segment(folder).open("ab") as file:
         file.write(pack(2, b"key", b"never acknowledged"))
     (folder / f"{2:020d}.segment").write_bytes(pack(2, b"key", b"value-2"))
     (folder / "tail").unlink()
-    assert _values(folder) == _expected(0, 1, 2)
+    assert values(folder) == expected(0, 1, 2)
 
 
 def test_a_write_that_stops_half_way_is_undone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = _fill(folder, 2)
-    size, real, calls = _segment(folder).stat().st_size, os.pwrite, iter(range(99))
+    log = fill(folder, 2)
+    size, real, calls = segment(folder).stat().st_size, os.pwrite, iter(range(99))
 
     def half(descriptor: int, data: memoryview, position: int) -> int:
         if next(calls):
@@ -230,10 +99,10 @@ def test_a_write_that_stops_half_way_is_undone(
         full.setattr(os, "pwrite", half)
         with pytest.raises(UnavailableError, match="No space left"):
             log.append([("key", b"does not fit")])
-    assert _segment(folder).stat().st_size == size
+    assert segment(folder).stat().st_size == size
     log.append([("key", b"value-2")])
     log.close()
-    assert _values(folder) == _expected(0, 1, 2)
+    assert values(folder) == expected(0, 1, 2)
 
 
 def test_a_full_disk_refuses_and_loses_nothing(folder: Path) -> None:
@@ -250,7 +119,7 @@ def test_a_full_disk_refuses_and_loses_nothing(folder: Path) -> None:
     assert acknowledged > 100
     log.append([("key", f"value-{acknowledged}".encode())])
     log.close()
-    assert _values(folder) == _expected(*range(acknowledged + 1))
+    assert values(folder) == expected(*range(acknowledged + 1))
 
 
 _FULL_TMPFS = """
@@ -311,7 +180,7 @@ def test_a_kernel_whose_fsync_fails_loses_nothing_acknowledged(
         pytest.skip("strace may not trace here")
     assert refused, "the fault was really injected"
     acknowledged = {line.strip() for line in lines} - {line.strip() for line in refused}
-    found = {entry.value.decode() for entry in _read(embedded_place.open())}
+    found = {entry.value.decode() for entry in read(embedded_place.open())}
     assert acknowledged <= found
 
 
@@ -361,7 +230,7 @@ def test_processes_take_turns(embedded_place: LogPlace) -> None:
     children[0].kill()
     outputs = [child.communicate("")[0] for child in children]
     log = embedded_place.open()
-    entries = _read(log)
+    entries = read(log)
     assert log.damaged == 0
     assert [entry.offset for entry in entries] == list(range(len(entries)))
     assert len(entries) >= sum(len(output.split()) for output in outputs) + 3 * 40
@@ -370,7 +239,7 @@ def test_processes_take_turns(embedded_place: LogPlace) -> None:
 def test_a_reader_never_sees_what_is_not_durable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, reader = _fill(folder, 1), EmbeddedLog(folder)
+    log, reader = fill(folder, 1), EmbeddedLog(folder)
     seen: list[int] = []
     real = os.fsync
 
@@ -388,13 +257,13 @@ def test_a_reader_never_sees_what_is_not_durable(
 
 def test_an_offset_that_a_consumer_has_passed_is_not_given_again(folder: Path) -> None:
     """A power cut may take back records that a consumer has seen, if the disk lied about fsync."""
-    log = _fill(folder, 5)
-    _read(log)
+    log = fill(folder, 5)
+    read(log)
     log.commit("reader")
     log.close()
-    os.truncate(_segment(folder), 0)
-    _fill(folder, 1).close()
-    assert _values(folder) == _expected(0)
+    os.truncate(segment(folder), 0)
+    fill(folder, 1).close()
+    assert values(folder) == expected(0)
 
 
 def test_segments_are_begun_and_read_across(folder: Path) -> None:
@@ -405,21 +274,21 @@ def test_segments_are_begun_and_read_across(folder: Path) -> None:
     taken = log.read("reader", max_records=30, timeout_s=0)
     log.commit("reader")
     log.close()
-    assert [e.value for e in taken] + _values(folder) == _expected(*range(100))
+    assert [e.value for e in taken] + values(folder) == expected(*range(100))
 
 
 def test_a_segment_begun_by_a_writer_that_died_is_used(folder: Path) -> None:
-    log = _fill(folder, 3)
+    log = fill(folder, 3)
     (folder / f"{3:020d}.segment").touch()
     log.append([("key", b"value-3")])
     log.close()
-    assert _values(folder) == _expected(0, 1, 2, 3)
+    assert values(folder) == expected(0, 1, 2, 3)
     assert (folder / f"{3:020d}.segment").stat().st_size > 0
 
 
 def test_a_damaged_position_says_what_to_do(folder: Path) -> None:
-    log = _fill(folder, 1)
-    _read(log)
+    log = fill(folder, 1)
+    read(log)
     log.commit("reader")
     log.close()
     (folder / "positions" / "reader").write_bytes(b"\x00\x00")

@@ -23,5 +23,5 @@ def test_every_form_is_the_same_product(rows, keep, wide, high, biased):
 def test_large_weights_go_to_onednn_and_small_ones_do_not():
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    assert linear._fits_onednn(torch.empty(512, 640))
-    assert not linear._fits_onednn(torch.empty(32, 48))
+    assert linear.fits_onednn(torch.empty(512, 640))
+    assert not linear.fits_onednn(torch.empty(32, 48))

@@ -28,7 +28,8 @@ from appliance.core.objects import ObjectStore
 from appliance.core.open_log import open_log
 from appliance.core.records import Adapter, Approval, Event, Probe, Turn, convert, decode, encode
 from appliance.core.settings import Settings
-from appliance.core.tables import adapters, approvals, rounds
+from appliance.core.tables import adapters as adapters_table
+from appliance.core.tables import approvals, rounds
 from appliance.engine.bases import Base, Registry
 from appliance.engine.template import Template
 from serving.adapter_shapes import linear_layers
@@ -165,9 +166,9 @@ class Appliance:
         (work / RECORD).write_bytes(encode(record))
         work.rename(self.home.adapter(content))
         with self.database.write() as connection:
-            number = connection.scalar(sa.select(sa.func.count()).select_from(adapters))
+            number = connection.scalar(sa.select(sa.func.count()).select_from(adapters_table))
             connection.execute(
-                sa.insert(adapters).values(
+                sa.insert(adapters_table).values(
                     content=content, number=number + 1, base=record.base, parent=None,
                     dataset=record.dataset, label=label, record=encode(record).decode(),
                     created_at=1.0,
@@ -357,6 +358,11 @@ def client(appliance: Appliance, gateway: GatewayProcess) -> Iterator[openai.Ope
     wait_for_key(gateway, secret)
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=secret, max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def adapters(appliance: Appliance) -> list[Digest]:
+    return [appliance.add_adapter(seed) for seed in range(8)]
 
 
 def wait_for_key(gateway: GatewayProcess, secret: str) -> None:
