@@ -162,7 +162,7 @@ def test_all_that_was_acknowledged_survives_kill_9(place: LogPlace, seed: int) -
     child.kill()
     acknowledged = [first.strip(), *child.stdout.read().split("\n")]
     child.communicate()
-    assert acknowledged.pop() == "", "the child prints whole lines"
+    acknowledged.pop()  # what no newline ends was not said
     found = {
         key: [v.decode() for v in values] for key, values in _by_key(read_all(place.open())).items()
     }

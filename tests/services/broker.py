@@ -25,6 +25,8 @@ _HEAP = ("-Xmx384m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLev
 _USUAL_PORT = 9092
 _START_S = 60.0
 _STOP_S = 20.0
+_STARTED: list["subprocess.Popen[bytes]"] = []
+"""Brokers outlive whoever started them, so nobody waits for them; Python warns of dropped ones."""
 
 
 class BrokerError(Exception):
@@ -70,6 +72,7 @@ class Broker:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        _STARTED.append(self._child)
         self._record.write_text(json.dumps({"pid": self._child.pid, "port": port}))
         deadline = time.monotonic() + _START_S
         while not _listens(port):
