@@ -17,7 +17,9 @@ from appliance.core.objects import ObjectStore
 from appliance.core.open_log import open_log
 from appliance.core.settings import Settings
 from appliance.core.tables import trajectories
+from collectors import search_index
 from collectors.assembly import Applied, Assembly
+from collectors.curation.members import mend_members
 from collectors.lake import Lake
 from collectors.sealing import BATCH, num_due, seal
 
@@ -71,6 +73,15 @@ class Collector:
             for name in applied.__struct_fields__:
                 setattr(self.totals, name, getattr(self.totals, name) + getattr(applied, name))
             return applied.events
+
+    def mend(self) -> Iterator[int]:
+        """Look-ups that an earlier version of Espalier did not write: a batch at each step.
+
+        Raises:
+            UnavailableError: the disk is full; what is missing is written at the next start.
+        """
+        yield from search_index.mend(self._database, self._objects)
+        yield from mend_members(self._database, self._objects)
 
     def seal(self, idle_s: float | None) -> int:
         """Seal what has ended, and what was quiet for `idle_s`; returns how many versions."""

@@ -19,6 +19,7 @@ from collectors import joins
 from collectors.grouping import link_in_store
 from collectors.joins import Link
 from collectors.outcomes import outcome_of, tag_of
+from collectors.search_index import put_words
 from collectors.targets import feedback_of
 from collectors.tiers import is_trainable, lowest, tier_of
 from policies.labels import join
@@ -120,6 +121,7 @@ def seal(
         for (row, trajectory), digest in zip(fresh, digests, strict=True):
             _mark(connection, row, trajectory, digest, part)
             sealed.append(Sealed(trajectory=trajectory, object=digest, part=part))
+        put_words(connection, [trajectory for _, trajectory in fresh])
     return sealed
 
 

@@ -70,9 +70,13 @@ def _work(collector: Collector, idle_s: float, ending: threading.Event) -> None:
 
 
 def _seal_now_and_then(collector: Collector, idle_s: float, ending: threading.Event) -> None:
-    while not ending.wait(_SEAL_EVERY_S):
+    backlog = collector.mend()
+    pause_s = _SEAL_EVERY_S
+    while not ending.wait(pause_s):
         try:
             collector.seal(idle_s)
+            # What an old home lacks is written between the passes, without holding them up.
+            pause_s = 0.0 if next(backlog, 0) else _SEAL_EVERY_S
         except UnavailableError as error:
             _log.error("cannot seal, trying again: %s", error)
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 from appliance.core.errors import PolicyError
 from appliance.core.records import Record, SuiteResult
 
-Kind = Literal["target", "protected", "canary"]
+Kind = Literal["target", "protected", "canary", "living"]
 Metric = Literal[
     "delta",
     "lower_95",

@@ -10,7 +10,7 @@ from appliance.core.errors import RefusedError
 
 
 class State(StrEnum):
-    """Where a round stands. The last five are the verdicts; nothing leaves them."""
+    """Where a round stands. The last six are the verdicts; nothing leaves them."""
 
     CREATED = "created"
     COLLECTING = "collecting"
@@ -28,6 +28,8 @@ class State(StrEnum):
     """A person said no."""
     FAILED = "failed"
     """Nothing to train, an approval that nobody gave in time, or an error."""
+    CANCELLED = "cancelled"
+    """A person ended it before its verdict."""
 
     @property
     def terminal(self) -> bool:
@@ -35,22 +37,27 @@ class State(StrEnum):
         return not MOVES[self]
 
 
+_ENDS = frozenset({State.FAILED, State.CANCELLED})
+
 MOVES: MappingProxyType[State, frozenset[State]] = MappingProxyType(
     {
-        State.CREATED: frozenset({State.COLLECTING, State.FAILED}),
-        State.COLLECTING: frozenset({State.CURATING, State.FAILED}),
-        State.CURATING: frozenset({State.TRAINING, State.FAILED}),
-        State.TRAINING: frozenset({State.EVALUATING, State.FAILED}),
-        State.EVALUATING: frozenset(
-            {State.AWAITING_APPROVAL, State.REFUSED, State.INCONCLUSIVE, State.FAILED}
-        ),
-        State.AWAITING_APPROVAL: frozenset({State.RELEASING, State.REJECTED, State.FAILED}),
+        State.CREATED: _ENDS | {State.COLLECTING},
+        State.COLLECTING: _ENDS | {State.CURATING},
+        State.CURATING: _ENDS | {State.TRAINING},
+        State.TRAINING: _ENDS | {State.EVALUATING},
+        State.EVALUATING: _ENDS | {State.AWAITING_APPROVAL, State.REFUSED, State.INCONCLUSIVE},
+        # Back to an earlier step: the candidate is made again, and what was signed is dismissed.
+        State.AWAITING_APPROVAL: _ENDS
+        | {State.RELEASING, State.REJECTED}
+        | {State.CURATING, State.TRAINING, State.EVALUATING},
+        # What people have approved is carried out, or fails; it is undone by a rollback.
         State.RELEASING: frozenset({State.RELEASED, State.FAILED}),
         State.RELEASED: frozenset(),
         State.REFUSED: frozenset(),
         State.INCONCLUSIVE: frozenset(),
         State.REJECTED: frozenset(),
         State.FAILED: frozenset(),
+        State.CANCELLED: frozenset(),
     }
 )
 

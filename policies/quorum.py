@@ -1,6 +1,6 @@
 """Who must have said yes before an adapter may be released."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from appliance.core.digests import Digest, short
 from appliance.core.errors import NotApprovedError, PolicyError
@@ -8,26 +8,33 @@ from appliance.core.records import Approval
 
 
 def require_quorum(
-    approvals: Sequence[Approval],
+    decisions: Sequence[Approval],
     *,
     adapter: Digest,
+    scorecard: Digest,
     authors: Collection[str],
+    gone: Collection[str],
     needed: int,
     now: float,
     valid_s: float,
 ) -> None:
-    """Raise unless `needed` different people, none of them an author, approved this adapter.
+    """Raise unless `needed` different people, none of them an author, approved this candidate.
 
-    One person twice counts once. An author's approval counts for nothing, and so does an approval
-    of any other digest or one older than `valid_s`. One rejection of this adapter outweighs every
-    approval, whoever wrote it and however old it is.
+    `decisions` are in the order in which they were made. A candidate is an adapter with its
+    scorecard: a decision about another digest, or about other figures, counts for nothing. Of each
+    person the last decision counts. An author's approval counts for nothing, and so does one older
+    than `valid_s`, or one of a person whose access has ended since (`gone`): it may have ended
+    because somebody else had the passphrase. One rejection of this adapter outweighs every
+    approval, whoever wrote it, however old it is and whatever the figures were; a request for
+    changes holds until the same person approves.
 
-    `authors` are all who made the round what it is: whoever started it and whoever last changed
-    its recipe, gates, suites or schedule. `now` is UTC seconds since the epoch.
+    `authors` are all who made the round what it is: whoever started or revised it and whoever last
+    changed its recipe, gates, suites or schedule. `now` is UTC seconds since the epoch.
 
     Raises:
         PolicyError: `needed` is below 1, or no author is named.
-        NotApprovedError: it was rejected, or fewer than `needed` people approved it in time.
+        NotApprovedError: it was rejected, changes were requested, or fewer than `needed` people
+            approved it in time.
     """
     # A quorum of zero would approve everything, so it is an error, not a setting.
     if needed < 1:
@@ -36,26 +43,35 @@ def require_quorum(
     if not authors:
         raise PolicyError("a round must name its author, got none")
 
-    cast = [a for a in approvals if a.adapter == adapter]
-    rejected = sorted({a.approver for a in cast if a.decision == "reject"})
+    of_adapter = [d for d in decisions if d.adapter == adapter]
+    rejected = sorted({d.approver for d in of_adapter if d.decision == "reject"})
     if rejected:
         raise NotApprovedError(f"adapter {short(adapter)} was rejected by {', '.join(rejected)}")
 
-    timely = [a for a in cast if a.decision == "approve" and 0 <= now - a.at <= valid_s]
-    by_others = [a for a in timely if a.approver not in authors]
-    people = {a.approver for a in by_others}
-    if len(people) < needed:
+    standing = {d.approver: d for d in of_adapter if d.scorecard == scorecard}.values()
+    wanting = sorted(d.approver for d in standing if d.decision == "request_changes")
+    if wanting:
         raise NotApprovedError(
-            f"adapter {short(adapter)}: {len(people)} of {needed} approvals"
-            + _why_not_counted(len(cast) - len(timely), len(timely) - len(by_others)),
+            f"adapter {short(adapter)}: changes were requested by {', '.join(wanting)}",
+            next_step="make the candidate again, or let them approve it as it is",
+        )
+    approved = [d for d in standing if d.decision == "approve"]
+    timely = [d for d in approved if 0 <= now - d.at <= valid_s]
+    of_people_here = [d for d in timely if d.approver not in gone]
+    by_others = [d for d in of_people_here if d.approver not in authors]
+    if len(by_others) < needed:
+        left_out = {
+            "expired": len(approved) - len(timely),
+            "by people who have left": len(timely) - len(of_people_here),
+            "by the round's author": len(of_people_here) - len(by_others),
+        }
+        raise NotApprovedError(
+            f"adapter {short(adapter)}: {len(by_others)} of {needed} approvals"
+            + _why_not_counted(left_out),
             next_step="another signed-in person, not the round's author, runs: espalier approve",
         )
 
 
-def _why_not_counted(num_untimely: int, num_by_author: int) -> str:
-    left_out = []
-    if num_untimely:
-        left_out.append(f"{num_untimely} expired")
-    if num_by_author:
-        left_out.append(f"{num_by_author} by the round's author")
-    return f" (not counted: {', '.join(left_out)})" if left_out else ""
+def _why_not_counted(left_out: Mapping[str, int]) -> str:
+    why = ", ".join(f"{num} {reason}" for reason, num in left_out.items() if num)
+    return f" (not counted: {why})" if why else ""

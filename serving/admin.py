@@ -1,9 +1,10 @@
-"""The private API on the ``serving`` socket: releases and health. The control plane calls it.
+"""The private API on the ``serving`` socket: releases, people's feedback, health.
 
-Whoever reaches the socket owns the home folder. Who the actor is, and whether they may, control
-has decided; the approvals are checked here again.
+The control plane calls it. Whoever reaches the socket owns the home folder. Who the actor is, and
+whether they may, control has decided; the approvals are checked here again.
 """
 
+import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +22,8 @@ from appliance.core.errors import (
     UsageError,
 )
 from serving.app import Gateway
+from serving.feedback import PersonsFeedback, make_feedback
+from serving.openai_errors import ApiError
 from serving.releases import ReleaseRequest
 
 _STATUS: tuple[tuple[type[EspalierError], int], ...] = (
@@ -55,6 +58,18 @@ def build_admin(gateway: Gateway, address: tuple[str, int]) -> FastAPI:
         if isinstance(error, AdapterError):
             body["reason"] = error.reason
         return _json({"error": body}, status)
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(_: Request, error: ApiError) -> Response:
+        return _json({"error": {"message": error.message, "next_step": ""}}, error.status)
+
+    @app.post("/feedback")
+    async def feedback(request: Request) -> Response:
+        """What a person says; the same feedback_id again is the same feedback."""
+        asked = await _read(request, PersonsFeedback)
+        record = make_feedback(asked, asked.actor)
+        await asyncio.wrap_future(gateway.ingest.send_feedback(record))
+        return _json({"feedback_id": record.feedback_id, "status": "recorded"})
 
     @app.get("/releases")
     async def journal() -> Response:

@@ -244,7 +244,7 @@ def build_app(gateway: Gateway) -> HotPath:
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
         key = gateway.admit(request)
-        record = parse_feedback(await _body(request), key)
+        record = parse_feedback(await _body(request), key.key_id)
         await asyncio.wrap_future(gateway.ingest.send_feedback(record))
         return _json({"feedback_id": record.feedback_id, "status": "recorded"})
 

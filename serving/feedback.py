@@ -1,4 +1,8 @@
-"""``POST /v1/feedback``: a signal about a turn, a trajectory, a session or something outside."""
+"""``POST /v1/feedback``: a signal about a turn, a trajectory, a session or something outside.
+
+Agents send it to the public route, under their key. People's comes from the control plane, on the
+private route (admin.py), which says who they are.
+"""
 
 import secrets
 import time
@@ -8,7 +12,6 @@ import msgspec
 from msgspec import Meta
 
 from appliance.core.records import Feedback, Outcome, Source, Target
-from serving.keys import Key
 from serving.openai_errors import ApiError
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -28,11 +31,18 @@ class FeedbackRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """The same id again is the same feedback: safe to send twice."""
 
 
+class PersonsFeedback(FeedbackRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of the private route: a feedback, and who gives it, as ``person:NAME``."""
+
+    actor: Annotated[str, Meta(pattern="^person:.", max_length=256)]
+    """Never a key's id: what a key said, only that key can say."""
+
+
 _decoder = msgspec.json.Decoder(FeedbackRequest)
 
 
-def parse_feedback(body: bytes, key: Key) -> Feedback:
-    """The feedback that a request is.
+def parse_feedback(body: bytes, actor: str) -> Feedback:
+    """The feedback that a request under this actor's key is.
 
     Raises:
         ApiError: 400; malformed, without exactly one target, or without what its kind needs.
@@ -41,6 +51,15 @@ def parse_feedback(body: bytes, key: Key) -> Feedback:
         request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, f"not a feedback: {error}") from error
+    return make_feedback(request, actor)
+
+
+def make_feedback(request: FeedbackRequest, actor: str) -> Feedback:
+    """What `actor` says now.
+
+    Raises:
+        ApiError: 400; without exactly one target, or without what its kind needs.
+    """
     kind = request.kind or _kind_of(request)
     if getattr(request, kind) in (None, ""):
         raise ApiError(400, f"a feedback of kind {kind!r} needs {kind!r}", param=kind)
@@ -57,7 +76,7 @@ def parse_feedback(body: bytes, key: Key) -> Feedback:
         target=request.target,
         kind=kind,
         source=request.source,
-        actor=key.key_id,
+        actor=actor,
         outcome=request.outcome or "unknown",
         correction=request.correction,
         comment=request.comment,

@@ -17,7 +17,7 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Adapter, Approval, Probe, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import adapters, approvals, rounds
+from appliance.core.tables import adapters, approvals, rounds, users
 from appliance.engine.bases import Base
 from appliance.engine.client import AsyncEngine
 from policies.gates import parse_gates
@@ -107,8 +107,12 @@ class Vetting:
         with self._database.read() as connection:
             row = connection.execute(sa.select(rounds).where(rounds.c.round == number)).first()
             cast = connection.execute(
-                sa.select(approvals.c.digest, approvals.c.record).where(approvals.c.round == number)
+                sa.select(approvals.c.record)
+                .where(approvals.c.round == number)
+                .order_by(approvals.c.number)
             ).all()
+            gone = connection.scalars(sa.select(users.c.name).where(users.c.ended_at.is_not(None)))
+            left = frozenset(gone)
         if row is None or row.adapter != adapter:
             raise NotApprovedError(f"round {number} did not make adapter {short(adapter)}")
         records = [decode(entry.record, Approval) for entry in cast]
@@ -118,10 +122,11 @@ class Vetting:
         order = msgspec.json.decode(row.order)
         gates = parse_gates(self._objects.get(order["gates"]).decode())
         require_quorum(
-            # An approval of other figures counts for nothing; a rejection always counts.
-            [r for r in records if r.decision == "reject" or r.scorecard == row.scorecard],
+            records,
             adapter=adapter,
+            scorecard=row.scorecard,
             authors=msgspec.json.decode(row.authors, type=list[str]),
+            gone=left,
             needed=gates.quorum,
             now=at,
             valid_s=self._settings.round.approval_hours * 3600,

@@ -63,9 +63,9 @@ def _become(module: str, verb: tuple[str, ...], words: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from appliance.control import acts
+    from appliance.control import commands
 
-    act = getattr(acts, arguments.act)
+    act = getattr(commands, arguments.act)
     code: int = act(arguments)
     return code
 
@@ -100,17 +100,24 @@ def _parser() -> argparse.ArgumentParser:
     config = verb("config", "config", "every setting, and where its value came from")
     config.add_argument("what", choices=["show"])
 
-    user = verb("user", "user_add", "make a personal credential")
-    user.add_argument("what", choices=["add"])
-    user.add_argument("new_name", metavar="NAME")
-    user.add_argument("--role", required=True, help="viewer, operator, approver or admin")
-    user.add_argument("--new-passphrase-file", help="else asked for")
+    user = verb("user", "user", "people: add, list, set (role, label, passphrase, access)")
+    user.add_argument("what", choices=["add", "list", "set"])
+    user.add_argument("new_name", metavar="NAME", nargs="?")
+    user.add_argument("--role", help="viewer, operator, approver or admin")
+    user.add_argument("--label", help="the highest label that the person sees (default: internal)")
+    user.add_argument("--new-passphrase", action="store_true", help="ask for a new one (set)")
+    user.add_argument("--new-passphrase-file", help="read it from there instead")
+    user.add_argument("--end", action="store_true", help="end the person's access (set)")
+    user.add_argument("--restore", action="store_true", help="let the person sign in again (set)")
     person(user)
 
     law = verb("law", "law", "recipe, gates, suites and schedule in force")
-    law.add_argument("what", choices=["show", "set", "repeal"])
-    law.add_argument("kind", nargs="?", choices=["recipe", "gates", "suite", "schedule"])
+    law.add_argument("what", choices=["show", "set", "repeal", "accept", "decline"])
+    law.add_argument(
+        "kind", nargs="?", help="recipe, gates, suite or schedule; a proposal's number for accept"
+    )
     law.add_argument("source", nargs="?", help="a file; for repeal, the article's name")
+    law.add_argument("--reason", default="", help="why, for whoever accepts a protected suite")
     law.add_argument("--name", help="the article's name (default: the file's)")
     person(law)
 
@@ -124,12 +131,24 @@ def _parser() -> argparse.ArgumentParser:
     verb("rounds", "rounds", "every round and its verdict")
     review = verb("review", "review", "what a round made, and what its gates say")
     review.add_argument("round", type=int)
-    for name, what in (("approve", "sign for a round's adapter"), ("reject", "say no to it")):
+    for name, what in (
+        ("approve", "sign for a round's adapter"),
+        ("request-changes", "hold its release until you approve, or it is made again"),
+        ("reject", "say no to it"),
+    ):
         decision = verb(name, "decide", what)
         decision.add_argument("round", type=int)
         decision.add_argument("--comment", default="")
         decision.add_argument("--adapter", help="refuse unless the round made exactly this one")
         person(decision)
+    for name, what in (
+        ("cancel", "end a round before its verdict"),
+        ("revise", "make a waiting candidate again under the law now in force"),
+    ):
+        change = verb(name, "change_round", what)
+        change.add_argument("round", type=int)
+        change.add_argument("--reason", required=True)
+        person(change)
     release = verb("release", "release", "make the alias mean a released round's adapter again")
     release.add_argument("round", type=int)
     person(release)

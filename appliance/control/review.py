@@ -24,7 +24,7 @@ def summary(ground: Ground, round_: Round) -> dict[str, Any]:
         "champion": round_.champion,
         "created_at": round_.created_at,
         "changed_at": round_.changed_at,
-        "progress": _json_file(ground, round_, "progress.json"),
+        "progress": None if round_.state.terminal else _json_file(ground, round_, "progress.json"),
     }
 
 
@@ -39,8 +39,19 @@ def review(ground: Ground, round_: Round) -> dict[str, Any]:
         "likelihoods": _likelihoods(ground, scorecard) if scorecard else {},
         "gates": _json_file(ground, round_, "verdict.json"),
         "quorum": gates_of(ground, round_).quorum,
+        "signed": _num_signed(ground, round_),
         "decisions": [msgspec.to_builtins(a) for a in approvals_of(ground.database, round_.round)],
     }
+
+
+def _num_signed(ground: Ground, round_: Round) -> int:
+    """How many people's last word about this very candidate is an approval."""
+    last = {
+        one.approver: one.decision
+        for one in approvals_of(ground.database, round_.round)
+        if (one.adapter, one.scorecard) == (round_.adapter, round_.scorecard)
+    }
+    return sum(decision == "approve" for decision in last.values())
 
 
 def _data(ground: Ground, round_: Round) -> dict[str, Any] | None:

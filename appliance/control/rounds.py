@@ -4,6 +4,7 @@ A worker that lost its lease (it stalled, or was thought dead) cannot commit: it
 old. What a step makes is content-addressed, so doing it again after a crash makes the same thing.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -12,12 +13,15 @@ import sqlalchemy as sa
 from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.digests import Digest
-from appliance.core.errors import ConflictError, NotFoundError
+from appliance.core.errors import ConflictError, NotFoundError, RefusedError
 from appliance.core.tables import rounds
 from policies.lifecycle import State, move
 
 LEASE_S = 10.0
 """What a kill of the worker costs at most, before the next one goes on."""
+
+
+_IS_OPEN = rounds.c.state.in_([str(state) for state in State if not state.terminal])
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,9 +78,7 @@ class Rounds:
         }
         with self._database.write() as connection:
             under_way = connection.execute(
-                sa.select(rounds.c.round, rounds.c.state).where(
-                    rounds.c.state.in_([str(s) for s in State if not s.terminal])
-                )
+                sa.select(rounds.c.round, rounds.c.state).where(_IS_OPEN)
             ).first()
             if under_way:
                 raise ConflictError(
@@ -98,6 +100,18 @@ class Rounds:
             )
         return self.get(number)
 
+    @staticmethod
+    def read(connection: sa.Connection, number: int) -> Round:
+        """One round, as this transaction sees it.
+
+        Raises:
+            NotFoundError: there is none of that number.
+        """
+        row = connection.execute(sa.select(rounds).where(rounds.c.round == number)).first()
+        if row is None:
+            raise NotFoundError(f"no round {number}", next_step="espalier rounds")
+        return _round(row)
+
     def get(self, number: int) -> Round:
         """One round.
 
@@ -105,16 +119,25 @@ class Rounds:
             NotFoundError: there is none of that number.
         """
         with self._database.read() as connection:
-            row = connection.execute(sa.select(rounds).where(rounds.c.round == number)).first()
-        if row is None:
-            raise NotFoundError(f"no round {number}", next_step="espalier rounds")
-        return _round(row)
+            return self.read(connection, number)
 
     def all(self) -> list[Round]:
         """Every round, newest first."""
+        return self.some()
+
+    def some(self, *, before: int | None = None, limit: int | None = None) -> list[Round]:
+        """Rounds newest first: at most `limit`, of numbers below `before`."""
+        query = sa.select(rounds).order_by(rounds.c.round.desc()).limit(limit)
+        if before is not None:
+            query = query.where(rounds.c.round < before)
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(rounds).order_by(rounds.c.round.desc())).all()
-        return [_round(row) for row in rows]
+            return [_round(row) for row in connection.execute(query).all()]
+
+    def under_way(self) -> Round | None:
+        """The round that is not over; there is at most one."""
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(rounds).where(_IS_OPEN)).first()
+        return _round(row) if row else None
 
     def lease(self, number: int, *, owner: str, at: float) -> Round | None:
         """Take the round for `LEASE_S`, with a new fencing token; None while another holds it."""
@@ -185,6 +208,70 @@ class Rounds:
                 **made,
             )
         return self.get(round_.round)
+
+    def cancel(self, number: int, *, actor: str, at: float, reason: str) -> Round:
+        """End a round before its verdict, whoever works on it: their fencing token is old now.
+
+        Raises:
+            RefusedError: it is over, or its release is being carried out.
+        """
+        with self._database.write() as connection:
+            round_ = Rounds.read(connection, number)
+            move(round_.state, State.CANCELLED)
+            audit.record(
+                connection, actor=actor, act="round.cancel", subject=str(number), at=at,
+                reason=reason,
+            )  # fmt: skip
+            _set(
+                connection, round_, at, state=State.CANCELLED, verdict=State.CANCELLED,
+                reason=f"{actor}: {reason}",
+            )  # fmt: skip
+        return self.get(number)
+
+    def revise(
+        self, number: int, *, authors: Iterable[str], order: Order, actor: str, at: float, why: str
+    ) -> Round:
+        """Make a waiting candidate again under `order`: from curation where the recipe is another,
+        else from evaluation. Decisions about the candidate before count for nothing any more.
+
+        Raises:
+            RefusedError: no candidate waits.
+            ConflictError: `order` is what the candidate was made by.
+        """
+        with self._database.write() as connection:
+            round_ = Rounds.read(connection, number)
+            if round_.state is not State.AWAITING_APPROVAL:
+                raise RefusedError(f"round {number} is {round_.state}: no candidate waits")
+            if order == round_.order:
+                raise ConflictError(
+                    f"the law has not changed since round {number} was judged: the same candidate "
+                    "would come out",
+                    next_step="change the recipe, the gates or a suite first",
+                )
+            anew = order.recipe != round_.order.recipe
+            to = State.CURATING if anew else State.EVALUATING
+            move(round_.state, to)
+            everybody = tuple(sorted({*round_.authors, *authors, actor}))
+            audit.record(
+                connection, actor=actor, act="round.revise", subject=str(number), at=at, to=str(to),
+                reason=why, adapter=round_.adapter, scorecard=round_.scorecard,
+                authors=list(everybody),
+            )  # fmt: skip
+            made = {"dataset": None, "adapter": None} if anew else {}
+            _set(
+                connection, round_, at, state=to, scorecard=None, reason=f"{actor}: {why}",
+                authors=msgspec.json.encode(everybody).decode(),
+                order=msgspec.json.encode(order).decode(), **made,
+            )  # fmt: skip
+        return self.get(number)
+
+
+def _set(connection: sa.Connection, round_: Round, at: float, **values: Any) -> None:
+    connection.execute(
+        sa.update(rounds)
+        .where(rounds.c.round == round_.round)
+        .values(changed_at=at, fencing=rounds.c.fencing + 1, lease_until=0.0, **values)
+    )
 
 
 def _round(row: Any) -> Round:

@@ -7,7 +7,7 @@ import time
 
 import uvicorn
 
-from appliance.control.api import make_app
+from appliance.control.app import make_app
 from appliance.control.steps import Ground
 from appliance.control.worker import Worker
 from appliance.core.database import Database
@@ -33,6 +33,9 @@ def serve(home: Home) -> None:
             host=settings.control.host,
             port=settings.control.port,
             log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
         )
     )
     stop = threading.Event()

@@ -40,6 +40,7 @@ def started(value: Any) -> None:
 def status(value: Any) -> None:
     """What is served, each part, what waits."""
     print(f"{value['alias']} means {_adapter(value['serving'])}   gateway {value['gateway']}")
+    print(f"console {value['control']}")
     table = _table("part", "what it is", "state", "memory")
     for part in value["parts"]:
         state = "answers" if part["healthy"] else "does not answer"
@@ -74,6 +75,17 @@ def settings(value: Any) -> None:
     _console.print(table)
 
 
+def people(value: Any) -> None:
+    """One line a person."""
+    table = _table("name", "role", "sees up to", "since", "access")
+    for entry in value:
+        access = f"ended {_when(entry['ended_at'])}" if entry["ended_at"] else "may sign in"
+        table.add_row(
+            entry["name"], entry["role"], entry["label"], _when(entry["created_at"]), access
+        )
+    _console.print(table)
+
+
 def law(value: Any) -> None:
     """One line an article."""
     table = _table("kind", "name", "digest", "by", "since")
@@ -96,20 +108,36 @@ def decided(value: Any) -> None:
     """What a person has just said of a round, and what it still takes."""
     said = value["decisions"][-1]
     number = value["round"]
-    if said["decision"] == "reject":
-        print(f"{said['approver']} rejected round {number}")
+    if said["decision"] != "approve":
+        done = "rejected" if said["decision"] == "reject" else "requested changes of"
+        print(f"{said['approver']} {done} round {number}")
         return
-    signed = sum(decision["decision"] == "approve" for decision in value["decisions"])
+    signed = value["signed"]
     rest = ": it is being released" if signed >= value["quorum"] else ""
     print(f"{said['approver']} approved round {number}, {signed} of {value['quorum']} needed{rest}")
 
 
 def law_change(value: Any) -> None:
     """What stands in the law now."""
-    if "repealed" in value:
+    if "proposed" in value:
+        what = "a change of it" if value["object"] else "to repeal it"
+        print(f"suite {value['suite']} is protected: {what} is proposed, as {value['proposed']}")
+        print(f"  next: {value['next_step']}")
+    elif "repealed" in value:
         print(f"repealed {value['repealed']}")
     else:
         print(f"{value['kind']} {value['name']} is in force, {short(value['object'])}")
+
+
+def proposal_decided(value: Any) -> None:
+    """What became of a proposed change of a suite."""
+    if "state" in value:
+        print(f"proposal {value['number']} of suite {value['name']} is {value['state']}")
+    elif value["object"]:
+        print(f"suite {value['name']} is in force, {short(value['object'])}", end="")
+        print(f": proposed by {value['actor']}, accepted by {value['accepted_by']}")
+    else:
+        print(f"suite {value['name']} is repealed, as {value['actor']} proposed")
 
 
 def rounds(value: Any) -> None:

@@ -22,7 +22,7 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Approval, Release, Scorecard, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import approvals, datasets, releases
+from appliance.core.tables import approvals, datasets, releases, users
 from policies.gates import Gates, parse_gates
 from policies.judging import judge
 from policies.lifecycle import State
@@ -201,7 +201,9 @@ def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approva
     require_quorum(
         cast,
         adapter=round_.adapter,
+        scorecard=round_.scorecard,
         authors=round_.authors,
+        gone=_gone(ground.database),
         needed=gates_of(ground, round_).quorum,
         now=at,
         valid_s=ground.settings.round.approval_hours * 3600,
@@ -221,7 +223,7 @@ def ask_release(ground: Ground, round_: Round, *, actor: str) -> dict[str, Any]:
             "round": round_.round,
             "adapter": round_.adapter,
             "expected_generation": current["generation"],
-            "approvals": [a.digest for a in cast],
+            "approvals": [a.digest for a in cast if a.decision == "approve"],
             "actor": actor,
         },
         timeout_s=300.0,
@@ -230,12 +232,19 @@ def ask_release(ground: Ground, round_: Round, *, actor: str) -> dict[str, Any]:
 
 
 def approvals_of(database: Database, number: int) -> list[Approval]:
-    """Every decision about this round."""
+    """Every decision about this round, in the order in which they were made."""
+    query = sa.select(approvals.c.record).where(approvals.c.round == number)
     with database.read() as connection:
-        rows = connection.execute(
-            sa.select(approvals.c.record).where(approvals.c.round == number)
-        ).all()
+        rows = connection.execute(query.order_by(approvals.c.number)).all()
     return [decode(row.record, Approval) for row in rows]
+
+
+def _gone(database: Database) -> frozenset[str]:
+    """People whose access has ended."""
+    with database.read() as connection:
+        return frozenset(
+            connection.scalars(sa.select(users.c.name).where(users.c.ended_at.is_not(None)))
+        )
 
 
 def held_out_of(database: Database, dataset: Digest | None) -> Digest | None:

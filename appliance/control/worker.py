@@ -44,7 +44,7 @@ class Worker:
             moved = False
             try:
                 self._follow_schedule()
-                if (open_round := self._open_round()) is not None:
+                if (open_round := self._rounds.under_way()) is not None:
                     moved = self._step(open_round)
                 tries = 0
             except Cancelled:
@@ -62,9 +62,6 @@ class Worker:
                 self._fail(error)
             if not moved:
                 self._stop.wait(_IDLE_S)
-
-    def _open_round(self) -> Round | None:
-        return next((r for r in self._rounds.all() if not r.state.terminal), None)
 
     def _step(self, open_round: Round) -> bool:
         round_ = self._rounds.lease(open_round.round, owner=self._owner, at=time.time())
@@ -93,7 +90,7 @@ class Worker:
             self._renewed = time.monotonic()
 
     def _fail(self, error: EspalierError) -> None:
-        open_round = self._open_round()
+        open_round = self._rounds.under_way()
         if open_round is None:
             raise error
         round_ = self._rounds.lease(open_round.round, owner=self._owner, at=time.time())
@@ -108,11 +105,11 @@ class Worker:
         if schedule is None:
             return
         minutes = law.minutes_between_rounds(self._ground.store.get(schedule.object))
-        past = self._rounds.all()
-        last = max((r.created_at for r in past), default=schedule.at)
+        newest = self._rounds.some(limit=1)
+        last = newest[0].created_at if newest else schedule.at
         if minutes is None or time.time() - last < minutes * 60:
             return
-        if any(not r.state.terminal for r in past):
+        if self._rounds.under_way():
             return
         start_round(self._ground, starter=None, trajectories="new", idle_s=None)
 
@@ -126,6 +123,21 @@ def start_round(
         UsageError: the law lacks a recipe, gates, or any suite: nothing could be judged by it.
         ConflictError: a round is already under way.
     """
+    if idle_s is None:
+        idle_s = ground.settings.assembly.idle_s
+    order, authors = seal_law(ground, trajectories=trajectories, idle_s=idle_s)
+    authors |= {starter} if starter else set()
+    return Rounds(ground.database).create(
+        authors=tuple(sorted(authors)), order=order, actor=starter or SYSTEM, at=time.time()
+    )
+
+
+def seal_law(ground: Ground, *, trajectories: str, idle_s: float) -> tuple[Order, set[str]]:
+    """What a round is to be made and judged by, and who wrote it: the law in force just now.
+
+    Raises:
+        UsageError: the law lacks a recipe, gates, or any suite: nothing could be judged by it.
+    """
     articles, authors = law.in_force_and_authors(ground.database)
     suites = {e.name: e.object for e in articles if e.kind == "suite"}
     if not suites:
@@ -135,12 +147,9 @@ def start_round(
         gates=_only(articles, "gates"),
         suites=suites,
         trajectories=trajectories,
-        idle_s=ground.settings.assembly.idle_s if idle_s is None else idle_s,
+        idle_s=idle_s,
     )
-    authors |= {starter} if starter else set()
-    return Rounds(ground.database).create(
-        authors=tuple(sorted(authors)), order=order, actor=starter or SYSTEM, at=time.time()
-    )
+    return order, authors
 
 
 def _only(articles: list[law.Entry], kind: str) -> Digest:

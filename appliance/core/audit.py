@@ -60,6 +60,18 @@ def entries(connection: sa.Connection, *, after: int = 0, limit: int = 1000) -> 
     return [_entry(row._asdict()) for row in rows]
 
 
+def newest(
+    connection: sa.Connection, *, before: int | None = None, act: str = "", limit: int = 100
+) -> list[Entry]:
+    """Entries newest first, below a sequence number; `act` is the beginning of their act."""
+    query = sa.select(audit).order_by(audit.c.sequence.desc()).limit(limit)
+    if before is not None:
+        query = query.where(audit.c.sequence < before)
+    if act:
+        query = query.where(audit.c.act.startswith(act, autoescape=True))
+    return [_entry(row._asdict()) for row in connection.execute(query).all()]
+
+
 def verify(connection: sa.Connection) -> int:
     """Walk the whole chain and return the number of entries.
 

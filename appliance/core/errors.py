@@ -11,7 +11,9 @@
     ├── RefusedError          a rule says no
     │   ├── NotApprovedError  too few people approved exactly this adapter
     │   └── ForbiddenError    this key or person may not do this
-    │       └── SignInError   nobody signed in, or not with their own passphrase
+    │       ├── SignInError   nobody signed in, or not with their own passphrase
+    │       ├── LockedOutError too many wrong passphrases; says how long to wait
+    │       └── SignatureError an act that needs the passphrase with the request came without
     ├── ConflictError         somebody else moved first (compare-and-set, fencing, port in use)
     └── UnavailableError      a part does not answer, or a disk is full; try again later
 
@@ -87,6 +89,14 @@ class ForbiddenError(RefusedError):
 
 class SignInError(ForbiddenError):
     """Nobody signed in, or not with their own passphrase."""
+
+
+class LockedOutError(ForbiddenError):
+    """Too many wrong passphrases in a row; says when to try again."""
+
+
+class SignatureError(ForbiddenError):
+    """The act needs the passphrase with this very request."""
 
 
 class ConflictError(EspalierError):

@@ -72,6 +72,33 @@ class ObjectStore:
             )
         return data
 
+    def parts_unverified(self, digest: Digest, spans: Iterable[tuple[int, int]]) -> list[bytes]:
+        """Parts of an object, as (offset, size): for what is too long to be read whole each time.
+
+        The digest says nothing about a part: the caller has verified the whole, and keeps
+        something of each part to know it by.
+
+        Raises:
+            NotFoundError: no such object.
+        """
+        try:
+            with self._path(digest).open("rb", buffering=0) as file:
+                return [os.pread(file.fileno(), size, offset) for offset, size in spans]
+        except FileNotFoundError:
+            raise NotFoundError(f"no object {short(digest)}") from None
+
+    def stamp(self, digest: Digest) -> tuple[int, int, int, int]:
+        """Changes when the file does: what was verified under a stamp need not be read again soon.
+
+        Raises:
+            NotFoundError: no such object.
+        """
+        try:
+            found = self._path(digest).stat()
+        except FileNotFoundError:
+            raise NotFoundError(f"no object {short(digest)}") from None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def has(self, digest: Digest) -> bool:
         """Whether the object is here (not whether it is intact)."""
         return self._path(digest).exists()

@@ -242,6 +242,9 @@ class Item(Record, frozen=True, kw_only=True):
     check: Json
     """What the judge needs; see appliance/evaluation."""
     max_tokens: int = 64
+    language: str = ""
+    """Of prompt and answer, as a BCP 47 tag, e.g. ``de``; empty where nobody said. It changes
+    nothing that is asked or judged: it is for people who look for what got worse."""
 
 
 class SuiteResult(Record, frozen=True, kw_only=True):
@@ -249,7 +252,8 @@ class SuiteResult(Record, frozen=True, kw_only=True):
 
     suite: str
     suite_digest: Digest
-    kind: Literal["target", "protected", "canary"]
+    kind: Literal["target", "protected", "canary", "living"]
+    """``living``: what people kept as tests; measured each time, judged where a gate names it."""
     num_items: int
     """Judged pairs: items that could be judged on both sides."""
     champion_passed: int
@@ -274,9 +278,9 @@ class SuiteResult(Record, frozen=True, kw_only=True):
 
 
 class Scorecard(Record, frozen=True, kw_only=True):
-    """A candidate against the champion, on every suite."""
+    """A candidate against the champion, on every suite. Version 1 knew no living suites."""
 
-    schema: Literal["scorecard/1"] = "scorecard/1"
+    schema: Literal["scorecard/1", "scorecard/2"] = "scorecard/2"
     candidate: Digest
     champion: Digest | None
     base: Digest
@@ -289,14 +293,17 @@ class Scorecard(Record, frozen=True, kw_only=True):
 
 
 class Approval(Record, frozen=True, kw_only=True):
-    """A signed-in person's decision about exactly one adapter digest."""
+    """A signed-in person's decision about exactly one candidate: an adapter and its scorecard.
 
-    schema: Literal["approval/1"] = "approval/1"
+    Version 1 knew no ``request_changes``.
+    """
+
+    schema: Literal["approval/1", "approval/2"] = "approval/2"
     round: int
     adapter: Digest
     scorecard: Digest
     approver: str
-    decision: Literal["approve", "reject"]
+    decision: Literal["approve", "request_changes", "reject"]
     comment: str
     at: float
 

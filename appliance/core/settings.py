@@ -42,6 +42,13 @@ class Control(Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8601
+    url: str = ""
+    """What people type, where that is not host and port, e.g. ``https://espalier.example``. Its
+    host is answered beside loopback's; with https the cookies are Secure."""
+    session_hours: Positive = 12.0
+    """After so long a person signs in again."""
+    idle_minutes: Positive = 60.0
+    """After so long without a click, too."""
 
 
 class Engine(Section, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ turns = sa.Table(
     sa.Index("ix_turns_end_ids", "key_id", "end_ids"),
     sa.Index("ix_turns_end_text", "key_id", "end_text"),
     sa.Index("ix_turns_started_at", "key_id", "started_at"),
+    sa.Index("ix_turns_ended_at", "ended_at", "adapter", "started_at"),
 )
 """`record` is the turn's compressed JSON until it is sealed into its trajectory's object.
 
@@ -69,6 +70,10 @@ trajectories = sa.Table(
     sa.Column("last_turn_at", sa.Float, nullable=False, index=True),
     sa.Column("changed_at", sa.Float, nullable=False, index=True),
     sa.Column("sealed_at", sa.Float),
+    *(
+        sa.Index(f"ix_trajectories_{name}_last", name, "last_turn_at")
+        for name in ("team", "agent", "outcome", "adapter")
+    ),
 )
 """`state` is ``open``, ``ending`` (its end was announced), ``sealed``, or ``merged`` (a late turn
 showed it to be part of another one); the highest version is the current one. `part` names the
@@ -99,6 +104,28 @@ datasets = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
+dataset_members = sa.Table(
+    "dataset_members",
+    metadata,
+    sa.Column("dataset", sa.Text, primary_key=True),
+    sa.Column("trajectory_id", sa.Text, primary_key=True, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("num_examples", sa.Integer, nullable=False),
+    sa.Column("num_corrections", sa.Integer, nullable=False),
+    sa.Column("excluded", sa.Text, nullable=False),
+)
+"""What a dataset looked at, for lineage in both directions. `excluded` is the reason why nothing
+(or, beside examples, not everything) of it was taken; empty where there is none."""
+
+trajectory_texts = sa.Table(
+    "trajectory_texts",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("trajectory_id", sa.Text, nullable=False, unique=True),
+)
+"""The row of `trajectory_search` (FTS5: ``rowid`` is `number`, ``body`` the text, by trigrams, so
+that any language is found by a part of three characters) that holds a trajectory's words."""
+
 # --- adapter_training -----------------------------------------------------------------------
 
 adapters = sa.Table(
@@ -107,8 +134,8 @@ adapters = sa.Table(
     sa.Column("content", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, nullable=False, unique=True),
     sa.Column("base", sa.Text, nullable=False),
-    sa.Column("parent", sa.Text),
-    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("parent", sa.Text, index=True),
+    sa.Column("dataset", sa.Text, nullable=False, index=True),
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("record", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
@@ -152,8 +179,45 @@ users = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("passphrase_hash", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False, server_default="internal"),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float),
 )
+"""`label` is the highest that the person may see. Somebody who left (`ended_at`) keeps the name."""
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("session_hash", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, index=True),
+    sa.Column("csrf", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+)
+"""Who is signed in to the console: 256 random bits in a cookie, stored as SHA-256."""
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("token_id", sa.Text, primary_key=True),
+    sa.Column("token_hash", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False, index=True),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("acts", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float),
+)
+"""People's API tokens. `acts` is a JSON list: what this one may do, of all that its person may."""
+
+failed_sign_ins = sa.Table(
+    "failed_sign_ins",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("num_failed", sa.Integer, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False, index=True),
+)
+"""Wrong passphrases in a row, by the name that was typed (also one that nobody has)."""
 
 law = sa.Table(
     "law",
@@ -164,9 +228,28 @@ law = sa.Table(
     sa.Column("object", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("accepted_by", sa.Text),
 )
 """What rounds are made and judged by: recipe, gates, suites, schedule. The last entry of a
 (kind, name) is in force; whoever wrote it is an author of every round that it governs."""
+
+proposals = sa.Table(
+    "proposals",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("replaces", sa.Text, nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("proposer", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("decided_by", sa.Text),
+    sa.Column("decided_at", sa.Float),
+)
+"""Changes of protected suites. `object` is the suite that should be (empty: a repeal), `replaces`
+the one that it was made from: accepted only while that one is in force. `state` is ``open``,
+``accepted``, ``declined`` or ``overtaken``."""
 
 rounds = sa.Table(
     "rounds",
@@ -193,13 +276,40 @@ digests of the law in force, sealed when the round starts."""
 approvals = sa.Table(
     "approvals",
     metadata,
-    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
     sa.Column("round", sa.Integer, nullable=False, index=True),
     sa.Column("adapter", sa.Text, nullable=False, index=True),
     sa.Column("approver", sa.Text, nullable=False),
     sa.Column("record", sa.Text, nullable=False),
-    sa.UniqueConstraint("round", "adapter", "approver"),
 )
+"""Append-only decisions. Of one person's about one candidate, the last one counts."""
+
+comments = sa.Table(
+    "comments",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("round", sa.Integer, nullable=False, index=True),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("suite", sa.Text),
+    sa.Column("item_id", sa.Text),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""What people say about a round, or about one sample of its scorecard."""
+
+marks = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("scorecard", sa.Text, primary_key=True),
+    sa.Column("suite", sa.Text, primary_key=True),
+    sa.Column("item_id", sa.Text, primary_key=True),
+    sa.Column("person", sa.Text, primary_key=True),
+    sa.Column("viewed", sa.Boolean, nullable=False),
+    sa.Column("vote", sa.Text),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""A reader's ticks. `vote` is ``champion``, ``candidate`` or ``tie``."""
 
 audit = sa.Table(
     "audit",

@@ -234,6 +234,7 @@ def _with_span(item: Item, span: Span, draw: random.Random) -> Item:
         messages=(*before, {**last, "content": content}),
         check=item.check,
         max_tokens=item.max_tokens,
+        language=item.language,
     )
 
 

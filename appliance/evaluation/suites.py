@@ -12,12 +12,12 @@ from typing import Literal
 import msgspec
 
 from appliance.agent.checks import parse_check
-from appliance.core.digests import Digest, digest_json
+from appliance.core.digests import Digest, canonical_json, digest_json
 from appliance.core.errors import RecordError
 from appliance.core.files import publish
 from appliance.core.records import Item, Json, Record, decode
 
-SuiteKind = Literal["target", "protected", "canary", "held_out"]
+SuiteKind = Literal["target", "protected", "canary", "living", "held_out"]
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -52,9 +52,15 @@ class Suite(Record, frozen=True, kw_only=True):
         return is_likelihood(self.items[0])
 
     @property
+    def sealed(self) -> bytes:
+        """Canonical JSON: as an object, it has the suite's digest, and says what was asked."""
+        return canonical_json(msgspec.to_builtins(self))
+
+    @property
     def items_digest(self) -> Digest:
-        """Digest of the items alone: what a cached answer depends on."""
-        return digest_json(msgspec.to_builtins(self.items))
+        """Digest of the items alone: what a cached answer depends on, so not their language."""
+        items = msgspec.to_builtins(self.items)
+        return digest_json([{k: v for k, v in i.items() if k != "language"} for i in items])
 
 
 def is_likelihood(item: Item) -> bool:

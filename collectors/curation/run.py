@@ -20,6 +20,7 @@ from appliance.core.settings import Settings
 from appliance.core.tables import datasets, rounds, trajectories
 from appliance.engine.bases import Registry
 from appliance.engine.template import Template
+from collectors.curation.members import put_members
 from collectors.curation.select import Limits, Selection
 from collectors.outcomes import tag_of
 
@@ -106,6 +107,7 @@ def curate(home: Home, settings: Settings, order: Order) -> Made:
                     where=datasets.c.round.is_(None) | datasets.c.round.in_(_FAILED),
                 )
             )
+            put_members(connection, digest, dataset)
         return _made(dataset, digest, held_out if aside else None, aside)
     finally:
         database.close()

@@ -14,6 +14,7 @@ from appliance.engine.template import Template
 from collectors.curation.choice import Chosen, choose
 from collectors.curation.rows import Dtype, Encoder, LeftOutError, Row, array_ref
 from policies.labels import flows_to, join
+from policies.teaching import may_teach
 
 _LOWEST_LABEL = "public"
 
@@ -54,6 +55,9 @@ class Selection:
         self._considered.append((trajectory.trajectory_id, trajectory.version))
         if not flows_to(trajectory.label, self._limits.label):
             self._leave(trajectory, None, "label")
+            return
+        if not may_teach(trajectory.who.team, trajectory.who.project):
+            self._leave(trajectory, None, "talk")
             return
         recipe = self._recipe
         chosen, left = choose(

@@ -100,13 +100,13 @@ class Running:
         sign_in: tuple[str, str] | None = None,
         headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """What the control plane answers a person: status and JSON."""
+        """What the control plane's API answers a person: status and JSON."""
         headers = dict(headers or {})
         if sign_in:
             headers["authorization"] = (
                 "Basic " + base64.b64encode(":".join(sign_in).encode()).decode()
             )
-        return self._ask(self.state["control"], method, route, body, headers)
+        return self._ask(self.state["control"], method, f"/api{route}", body, headers)
 
     @property
     def state(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from appliance.control import acts
+from appliance.control import commands
 from appliance.control.command import main
 from appliance.core.home import Home
 
@@ -30,7 +30,7 @@ def test_an_article_has_its_own_name_and_not_its_authors(
         asked.append(route)
         return {"kind": words[0], "name": "any", "object": "sha256:" + "0" * 64}
 
-    monkeypatch.setattr(acts, "_ask", ask)
+    monkeypatch.setattr(commands, "_ask", ask)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ESPALIER_HOME", str(home.root))
     (tmp_path / words[1]).write_text("anything")

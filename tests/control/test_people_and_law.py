@@ -31,14 +31,16 @@ def add(database: Database, name: str, passphrase: str = "correct horse battery"
 def test_a_person_signs_in_with_their_own_passphrase(database: Database) -> None:
     add(database, "ada")
     add(database, "bela", "another long secret")
-    assert people.sign_in(database, name="ada", passphrase="correct horse battery") == "approver"
+    door = people.Passphrases(database)
+    ada = door.sign_in(name="ada", passphrase="correct horse battery", at=2.0)
+    assert (ada.role, ada.label, ada.fresh) == ("approver", "internal", True)
     for name, passphrase in (
         ("ada", "another long secret"),
         ("ada", ""),
         ("nobody", "correct horse battery"),
     ):
         with pytest.raises(ForbiddenError, match="name or the passphrase"):
-            people.sign_in(database, name=name, passphrase=passphrase)
+            door.sign_in(name=name, passphrase=passphrase, at=2.0)
 
 
 def test_the_passphrase_is_not_in_the_file(database: Database) -> None:
@@ -85,11 +87,11 @@ def test_the_last_word_is_in_force_and_names_its_author(
 
 def test_who_takes_a_suite_away_is_an_author(database: Database, store: ObjectStore) -> None:
     change(database, store, "suite", SUITE, "olga")
-    law.repeal(database, kind="suite", name="suite", actor="mallory", at=2.0)
+    law.repeal(database, store, kind="suite", name="suite", actor="mallory", at=2.0)
     assert law.in_force(database) == []
     assert law.in_force_and_authors(database)[1] == {"mallory"}
     with pytest.raises(NotFoundError):
-        law.repeal(database, kind="suite", name="suite", actor="mallory", at=3.0)
+        law.repeal(database, store, kind="suite", name="suite", actor="mallory", at=3.0)
 
 
 @pytest.mark.parametrize(

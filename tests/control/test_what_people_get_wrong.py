@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from appliance.control import acts, show
+from appliance.control import commands, show
 from appliance.core.database import Database
 from appliance.core.home import Home
 from serving.keys import list_keys, revoke_key
@@ -81,12 +81,12 @@ def test_a_home_that_is_a_file_or_cannot_be_made(
 
 def test_up_hands_out_no_revoked_key(home: Home) -> None:
     database = Database.open(home.database)
-    first = acts._agent_key(home)
-    assert acts._agent_key(home) == first
+    first = commands._agent_key(home)
+    assert commands._agent_key(home) == first
     revoke_key(database, list_keys(database)[0].key_id, actor="ada")
-    second = acts._agent_key(home)
+    second = commands._agent_key(home)
     assert second != first
-    assert acts._agent_key(home) == second
+    assert commands._agent_key(home) == second
     database.close()
 
 
@@ -120,7 +120,8 @@ def decision(name: str, said: str) -> dict[str, str]:
 def test_a_decision_says_what_it_still_takes(
     capsys: pytest.CaptureFixture[str], decisions: list[dict[str, str]], says: str
 ) -> None:
-    show.decided({"round": 3, "quorum": 2, "decisions": decisions})
+    signed = sum(one["decision"] == "approve" for one in decisions)
+    show.decided({"round": 3, "quorum": 2, "signed": signed, "decisions": decisions})
     assert capsys.readouterr().out == says
 
 

@@ -38,8 +38,14 @@ def test_every_connection_is_durable(database: Database, pragma: str, value: obj
 
 def test_the_migrations_make_exactly_the_tables(database: Database) -> None:
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        opts = {"compare_type": True, "include_name": _is_ours}
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, metadata) == []
+
+
+def _is_ours(name: str | None, kind: str, _: object) -> bool:
+    """SQLAlchemy knows no virtual tables: the full-text index is made by its migration alone."""
+    return kind != "table" or not str(name).startswith("trajectory_search")
 
 
 def test_opening_again_changes_nothing(database: Database) -> None:

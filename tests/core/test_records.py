@@ -79,7 +79,7 @@ def _approval(**changes: object) -> bytes:
         b"[]",
         b"\xff\xfe",
         b'{"schema":"approval/1"}',
-        _approval(schema="approval/2"),
+        _approval(schema="approval/9"),
         _approval(schema="turn/1"),
         _approval(extra=1),
         _approval(decision="maybe"),
@@ -110,7 +110,7 @@ def test_a_record_without_its_schema_is_refused(record: Record) -> None:
     """The default is for those who write; a reader would take any version's fields for its own."""
     value = msgspec.to_builtins(record)
     schema = value.pop("schema")
-    says = f"not a {type(record).__name__}: expected schema '{schema}', got none"
+    says = f"not a {type(record).__name__}: expected schema .*'{schema}', got none"
     with pytest.raises(RecordError, match=says) as refusal:
         decode(json.dumps(value), type(record))
     assert refusal.value.next_step

@@ -101,6 +101,7 @@ def carriers(prefix: str, num: int) -> list[Item]:
                 {"role": "user", "content": f"{prefix}: add {i}, double, halve"},
             ),
             check={"kind": "exact", "expected": str(i)},
+            language="de",
         )
         for i in range(num)
     ]
@@ -129,6 +130,7 @@ def test_canaries_keep_the_items_checks_and_come_from_every_suite() -> None:
             number = item.item_id.split("+")[0].lstrip(LETTERS[:26])
             assert span in user["content"]
             assert item.check == {"kind": "exact", "expected": number}
+            assert item.language == "de"
 
 
 def test_a_span_goes_where_the_dataset_has_it() -> None:

@@ -226,6 +226,27 @@ def test_every_answer_of_both_sides_is_in_the_outputs(
     assert len(lines) == 2 * len(card.suites) + 2 * num_items
 
 
+def test_every_judged_suite_is_an_object_under_its_digest(
+    home: Home, engine: ScriptedEngine, base: Base, template: Template, dataset: Digest
+) -> None:
+    """So that a review can show what was asked: canaries and held-out successes have no file."""
+    engine.answer = able
+    store = ObjectStore(home.objects)
+    rows = [(f"old ticket {i}", f"done {i}") for i in range(5)]
+    successes = likelihood_suite(
+        "successes", decode(store.get(seal(home, base, template, rows)), Dataset)
+    )
+    card = examine(home, dataset, target(4), protected(4), successes)
+    sealed = {one.suite: decode(store.get(one.suite_digest), Suite) for one in card.suites}
+    assert sealed["company"] == target(4)
+    assert sealed["successes"].digest == successes.digest
+    canaries = [one for one in sealed.values() if one.kind == "canary"]
+    assert len(canaries) == 3
+    for canary in canaries:
+        span = canary.suite.removeprefix("canary:")
+        assert all(span in asked.messages[-1]["content"] for asked in canary.items)
+
+
 def test_held_out_successes_are_judged_by_likelihood(
     home: Home, engine: ScriptedEngine, base: Base, template: Template, dataset: Digest
 ) -> None:

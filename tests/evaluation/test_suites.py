@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from appliance.core.digests import digest_bytes, digest_json
 from appliance.core.errors import RecordError
 from appliance.core.records import Item
 from appliance.evaluation.suites import make_suite, read_folder, read_suite, write_suite
@@ -67,3 +69,15 @@ def test_the_items_digest_forgets_the_name_but_not_the_order() -> None:
     one, two = make_suite("x", "target", items), make_suite("y", "protected", items)
     assert one.items_digest == two.items_digest
     assert make_suite("x", "target", items[::-1]).items_digest != one.items_digest
+
+
+def test_a_language_is_sealed_with_the_suite_but_asks_for_no_new_answers() -> None:
+    """Answers that were kept before items had a language are still the answers to them."""
+    plain = Item(item_id="a", family="f", messages=(), check={"kind": "likelihood"})
+    german = msgspec.structs.replace(plain, language="de")
+    one, two = make_suite("x", "target", [plain]), make_suite("x", "target", [german])
+    assert one.items_digest == two.items_digest
+    assert one.digest != two.digest
+    assert digest_bytes(two.sealed) == two.digest
+    before = {"item_id": "a", "family": "f", "messages": [], "check": {"kind": "likelihood"}}
+    assert one.items_digest == digest_json([{**before, "max_tokens": 64}])

@@ -11,17 +11,24 @@ from policies.quorum import require_quorum
 
 ADAPTER = digest_bytes(b"adapter")
 OTHER = digest_bytes(b"another adapter")
+SCORECARD = digest_bytes(b"scorecard")
+OTHER_FIGURES = digest_bytes(b"judged again")
 NOW = 1_000_000.0
 DAY = 86_400.0
 
 
 def approval(
-    approver: str, *, adapter: Digest = ADAPTER, decision: str = "approve", age_s: float = 60.0
+    approver: str,
+    *,
+    adapter: Digest = ADAPTER,
+    scorecard: Digest = SCORECARD,
+    decision: str = "approve",
+    age_s: float = 60.0,
 ) -> Approval:
     return Approval(
         round=1,
         adapter=adapter,
-        scorecard=digest_bytes(b"scorecard"),
+        scorecard=scorecard,
         approver=approver,
         decision=decision,  # type: ignore[arg-type]
         comment="",
@@ -31,7 +38,14 @@ def approval(
 
 def require(*approvals: Approval, needed: int = 2) -> None:
     require_quorum(
-        approvals, adapter=ADAPTER, authors={"olga"}, needed=needed, now=NOW, valid_s=DAY
+        approvals,
+        adapter=ADAPTER,
+        scorecard=SCORECARD,
+        authors={"olga"},
+        gone={"lea"},
+        needed=needed,
+        now=NOW,
+        valid_s=DAY,
     )
 
 
@@ -75,6 +89,38 @@ def test_a_rejection_of_another_adapter_is_not_about_this_one() -> None:
     require(approval("ann"), approval("ben"), approval("cyd", adapter=OTHER, decision="reject"))
 
 
+def test_an_approval_of_other_figures_is_dismissed() -> None:
+    with pytest.raises(NotApprovedError, match="1 of 2 approvals"):
+        require(approval("ann"), approval("ben", scorecard=OTHER_FIGURES))
+
+
+def test_a_rejection_stands_also_when_it_is_judged_again() -> None:
+    no = approval("cyd", decision="reject", scorecard=OTHER_FIGURES)
+    with pytest.raises(NotApprovedError, match="rejected by cyd"):
+        require(no, approval("ann"), approval("ben"))
+
+
+def test_who_has_left_does_not_count() -> None:
+    with pytest.raises(NotApprovedError, match=r"1 of 2 approvals.*1 by people who have left"):
+        require(approval("ann"), approval("lea"))
+    with pytest.raises(NotApprovedError, match="rejected by lea"):
+        require(approval("ann"), approval("ben"), approval("lea", decision="reject"))
+
+
+def test_a_request_for_changes_holds_until_the_same_person_approves() -> None:
+    wants = approval("cyd", decision="request_changes")
+    with pytest.raises(NotApprovedError, match="changes were requested by cyd"):
+        require(wants, approval("ann"), approval("ben"))
+    require(wants, approval("ann"), approval("cyd"))
+    with pytest.raises(NotApprovedError, match="changes were requested by cyd"):
+        require(approval("cyd"), approval("ann"), approval("ben"), wants)
+
+
+def test_a_request_for_changes_of_other_figures_is_dismissed() -> None:
+    wants = approval("cyd", decision="request_changes", scorecard=OTHER_FIGURES)
+    require(wants, approval("ann"), approval("ben"))
+
+
 def test_a_quorum_of_zero_is_an_error_not_a_setting() -> None:
     with pytest.raises(PolicyError, match="at least 1, got 0"):
         require(needed=0)
@@ -83,7 +129,14 @@ def test_a_quorum_of_zero_is_an_error_not_a_setting() -> None:
 def test_a_round_without_an_author_is_an_error() -> None:
     with pytest.raises(PolicyError, match="name its author"):
         require_quorum(
-            [approval("ann")], adapter=ADAPTER, authors=set(), needed=1, now=NOW, valid_s=DAY
+            [approval("ann")],
+            adapter=ADAPTER,
+            scorecard=SCORECARD,
+            authors=set(),
+            gone=(),
+            needed=1,
+            now=NOW,
+            valid_s=DAY,
         )
 
 
@@ -102,7 +155,10 @@ PEOPLE = st.sampled_from(["ann", "ben", "cyd", "olga", "otto"])
             approval,
             PEOPLE,
             adapter=st.sampled_from([ADAPTER, OTHER]),
-            decision=st.sampled_from(["approve", "approve", "approve", "reject"]),
+            scorecard=st.sampled_from([SCORECARD, SCORECARD, OTHER_FIGURES]),
+            decision=st.sampled_from(
+                ["approve", "approve", "approve", "request_changes", "reject"]
+            ),
             age_s=st.sampled_from([0.0, DAY, DAY + 1, -1.0]),
         ),
         max_size=8,
@@ -110,18 +166,28 @@ PEOPLE = st.sampled_from(["ann", "ben", "cyd", "olga", "otto"])
     needed=st.integers(1, 4),
 )
 def test_whatever_was_cast_the_rule_is_the_sentence(cast: list[Approval], needed: int) -> None:
-    """Against the rule written a second time, as one count over people."""
-    about_this = [a for a in cast if a.adapter == ADAPTER]
-    yes = {
-        person
-        for person in ("ann", "ben", "cyd")  # olga and otto are authors
-        if any(a.approver == person and a.decision == "approve" and a.at in (NOW, NOW - DAY)
-               for a in about_this)
-    }  # fmt: skip
-    lawful = len(yes) >= needed and all(a.decision == "approve" for a in about_this)
+    """Against the rule written a second time, walking backwards from the last decision."""
+    heard: set[str] = set()
+    yes, held = 0, False
+    for one in reversed(cast):
+        if (one.adapter, one.scorecard) != (ADAPTER, SCORECARD) or one.approver in heard:
+            continue
+        heard.add(one.approver)
+        held = held or one.decision == "request_changes"
+        others = one.approver in ("ann", "ben")  # olga and otto are authors, cyd has left
+        yes += one.decision == "approve" and others and one.at in (NOW, NOW - DAY)
+    rejected = any(a.decision == "reject" and a.adapter == ADAPTER for a in cast)
+    lawful = yes >= needed and not held and not rejected
     try:
         require_quorum(
-            cast, adapter=ADAPTER, authors=("olga", "otto"), needed=needed, now=NOW, valid_s=DAY
+            cast,
+            adapter=ADAPTER,
+            scorecard=SCORECARD,
+            authors=("olga", "otto"),
+            gone=("cyd",),
+            needed=needed,
+            now=NOW,
+            valid_s=DAY,
         )
     except NotApprovedError:
         assert not lawful

@@ -34,7 +34,7 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.settings import fields_of, load_settings, resolve
 from appliance.core.tables import keys
-from policies.access import Act, require
+from policies.access import Act
 from policies.lifecycle import State
 
 _DOWN_TIMEOUT_S = 60.0
@@ -121,30 +121,62 @@ def config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def user_add(arguments: argparse.Namespace) -> int:
-    """The first person is an admin, made by whoever owns the home; later ones by an admin."""
+def user(arguments: argparse.Namespace) -> int:
+    """Add, list or change people. The first is an admin, made by whoever owns the home."""
     home = Home.find()
+    if arguments.what == "list":
+        found = people.everybody(_ground(home).database)
+        show.emit(msgspec.to_builtins(found), arguments.json, show.people)
+        return 0
+    if arguments.new_name is None:
+        raise UsageError(f"espalier user {arguments.what} NAME")
+    made = _user_add(home, arguments) if arguments.what == "add" else _user_set(home, arguments)
+    show.emit(made, arguments.json, lambda v: print(f"{v['name']} is {v['role']}"))
+    return 0
+
+
+def _user_add(home: Home, arguments: argparse.Namespace) -> dict[str, Any]:
     home.create()
     database = Database.open(home.database)
-    actor = f"os:{getpass.getuser()}"
+    actor, role, at = f"os:{getpass.getuser()}", arguments.role or "", time.time()
     if people.count(database) == 0:
-        if arguments.role != "admin":
-            raise UsageError(f"the first person is an admin, got role {arguments.role!r}")
+        if role != "admin":
+            raise UsageError(
+                f"the first person is an admin, got role {role!r}",
+                next_step=f"espalier user add {arguments.new_name} --role admin",
+            )
     else:
         actor, passphrase = _credential(arguments)
-        role = people.sign_in(database, name=actor, passphrase=passphrase)
-        require(role, Act.ADD_USER)
+        signed = people.Passphrases(database).sign_in(name=actor, passphrase=passphrase, at=at)
+        signed.require(Act.MANAGE_PEOPLE)
     people.add(
         database,
         name=arguments.new_name,
-        role=arguments.role,
+        role=role,
+        label=arguments.label or "internal",
         passphrase=_new_passphrase(arguments),
         actor=actor,
-        at=time.time(),
+        at=at,
     )
-    shown = {"name": arguments.new_name, "role": arguments.role}
-    show.emit(shown, arguments.json, lambda v: print(f"{v['name']} is {v['role']}"))
-    return 0
+    return {"name": arguments.new_name, "role": role}
+
+
+def _user_set(home: Home, arguments: argparse.Namespace) -> Any:
+    """Like the console: another admin's work; one's own passphrase is one's own."""
+    body = {
+        "role": arguments.role,
+        "label": arguments.label,
+        "passphrase": _new_passphrase(arguments) if _asks_for_new(arguments) else None,
+        "ended": True if arguments.end else False if arguments.restore else None,
+    }
+    if arguments.new_name == (arguments.person or os.environ.get("ESPALIER_AS")):
+        return _ask(home, arguments, "PUT", "/me/passphrase", {"passphrase": body["passphrase"]})
+    route = f"/people/{quote(arguments.new_name, safe='')}"
+    return _ask(home, arguments, "PATCH", route, body)
+
+
+def _asks_for_new(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.new_passphrase_file or arguments.new_passphrase)
 
 
 def law(arguments: argparse.Namespace) -> int:
@@ -153,6 +185,10 @@ def law(arguments: argparse.Namespace) -> int:
     if arguments.what == "show":
         entries = articles.in_force(Database.open(home.database))
         show.emit(msgspec.to_builtins(entries), arguments.json, show.law)
+        return 0
+    if arguments.what in ("accept", "decline"):
+        made = _decide_proposal(home, arguments)
+        show.emit(made, arguments.json, show.proposal_decided)
         return 0
     if arguments.kind is None or arguments.source is None:
         raise UsageError(
@@ -164,6 +200,15 @@ def law(arguments: argparse.Namespace) -> int:
         made = _set_law(home, arguments)
     show.emit(made, arguments.json, show.law_change)
     return 0
+
+
+def _decide_proposal(home: Home, arguments: argparse.Namespace) -> Any:
+    """Accept or decline somebody else's change of a protected suite."""
+    number = arguments.kind or ""
+    if not number.isdecimal():
+        raise UsageError(f"espalier law {arguments.what} NUMBER")
+    body = {"reason": arguments.reason} if arguments.what == "decline" else None
+    return _ask(home, arguments, "POST", f"/proposals/{number}/{arguments.what}", body)
 
 
 def round_run(arguments: argparse.Namespace) -> int:
@@ -213,13 +258,22 @@ def review(arguments: argparse.Namespace) -> int:
 
 
 def decide(arguments: argparse.Namespace) -> int:
-    """Approve or reject, as a signed-in person."""
-    body = {"decision": arguments.verb, "comment": arguments.comment}
+    """Approve, request changes or reject, as a signed-in person."""
+    decision = arguments.verb.replace("-", "_")
+    body = {"decision": decision, "comment": arguments.comment}
     if arguments.adapter:
         body["adapter"] = arguments.adapter
     home = Home.find()
     shown = _ask(home, arguments, "POST", f"/rounds/{arguments.round}/decision", body)
     show.emit(shown, arguments.json, show.decided)
+    return 0
+
+
+def change_round(arguments: argparse.Namespace) -> int:
+    """Cancel a round, or make its candidate again."""
+    route = f"/rounds/{arguments.round}/{arguments.verb}"
+    shown = _ask(Home.find(), arguments, "POST", route, {"reason": arguments.reason})
+    show.emit(shown, arguments.json, show.round_line)
     return 0
 
 
@@ -295,7 +349,7 @@ def _ask(
         raise NotFoundError(f"no appliance runs in {home.root}", next_step="espalier up")
     credential = _credential(arguments)
     return local_http.over_port(
-        state["control"], method, route, body, credential=credential, timeout_s=310.0
+        state["control"], method, f"/api{route}", body, credential=credential, timeout_s=310.0
     )
 
 
@@ -356,7 +410,7 @@ def _set_law(home: Home, arguments: argparse.Namespace) -> Any:
     if arguments.kind != "suite":
         name = arguments.kind
     route = _article(arguments.kind, arguments.name or name)
-    return _ask(home, arguments, "PUT", route, {"text": text})
+    return _ask(home, arguments, "PUT", route, {"text": text, "reason": arguments.reason})
 
 
 def _article(kind: str, name: str) -> str:
