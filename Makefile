@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 # Where `make test` puts bubblewrap on a machine that has none.
 export PATH := $(PATH):$(CURDIR)/.ground/bubblewrap/usr/bin
 
-.PHONY: help demo test check mutants services bench storm law lock clean
+.PHONY: help demo test check mutants services bench storm law screenshots lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ storm: $(STAMP) ## kill -9 each process at moments drawn from a seed; nothing lo
 
 law: $(STAMP) ## 100,000 generated sequences of review actions against the law
 	@$(BIN)/python -m tests.law $(ARGS)
+
+screenshots: $(STAMP) ## A picture of every page of the console, into docs/screenshots
+	@$(BIN)/python -m tests.console.screenshots $(ARGS)
 
 lock: $(STAMP) ## Resolve the hashed requirements files again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --generate-hashes \

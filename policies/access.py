@@ -81,6 +81,11 @@ MAY: MappingProxyType[Role, frozenset[Act]] = MappingProxyType(
 )
 
 
+def roles_that(act: Act) -> frozenset[str]:
+    """Every role that may do `act`."""
+    return frozenset(role.value for role in Role if act in MAY[role])
+
+
 def allows(role: str, act: Act) -> bool:
     """Whether the table says that a person with `role` may do `act`."""
     return role in MAY and act in MAY[Role(role)]

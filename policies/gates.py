@@ -82,7 +82,7 @@ class Gates(Record, frozen=True, kw_only=True):
 
     schema: Literal["gates/1"]
     name: str
-    quorum: Annotated[int, Meta(ge=1)] = 2
+    quorum: Annotated[int, Meta(ge=2)] = 2
     """Different people, none of them an author, who must approve."""
     canary_spans: Annotated[int, Meta(ge=1)] = 4
     """Rare spans of the dataset that canaries are made of."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from appliance.core.errors import ConflictError, ForbiddenError, RefusedError
 
-_FREE = frozenset({"target", "canary"})
+_FREE = frozenset({"target", "canary", "living"})
 """Kinds of suites in force that whoever may change the law changes alone."""
 
 

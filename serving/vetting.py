@@ -11,15 +11,17 @@ import sqlalchemy as sa
 
 from appliance.core.adapters import RECORD
 from appliance.core.database import Database
-from appliance.core.digests import Digest, short
+from appliance.core.digests import Digest, digest_json, short
 from appliance.core.errors import AdapterError, NotApprovedError, NotFoundError, RefusedError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Adapter, Approval, Probe, decode
+from appliance.core.records import Adapter, Approval, Candidate, Probe, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import adapters, approvals, rounds, users
+from appliance.core.signers import signers
+from appliance.core.tables import adapters, approvals, rounds
 from appliance.engine.bases import Base
 from appliance.engine.client import AsyncEngine
+from policies.access import Act, roles_that
 from policies.gates import parse_gates
 from policies.labels import flows_to
 from policies.quorum import require_quorum
@@ -111,8 +113,7 @@ class Vetting:
                 .where(approvals.c.round == number)
                 .order_by(approvals.c.number)
             ).all()
-            gone = connection.scalars(sa.select(users.c.name).where(users.c.ended_at.is_not(None)))
-            left = frozenset(gone)
+            able = signers(connection, roles_that(Act.APPROVE))
         if row is None or row.adapter != adapter:
             raise NotApprovedError(f"round {number} did not make adapter {short(adapter)}")
         records = [decode(entry.record, Approval) for entry in cast]
@@ -123,10 +124,9 @@ class Vetting:
         gates = parse_gates(self._objects.get(order["gates"]).decode())
         require_quorum(
             records,
-            adapter=adapter,
-            scorecard=row.scorecard,
+            candidate=Candidate(adapter=adapter, scorecard=row.scorecard, order=digest_json(order)),
             authors=msgspec.json.decode(row.authors, type=list[str]),
-            gone=left,
+            signers=able,
             needed=gates.quorum,
             now=at,
             valid_s=self._settings.round.approval_hours * 3600,

@@ -6,12 +6,13 @@ is meant for loopback or a TLS terminator in front.
 
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from appliance.control import api, console
-from appliance.control.api.asking import Signed, answer, refusal
+from appliance.control.api.asking import Signed, answer, refusal, status_of
 from appliance.control.console.asking import error_page
 from appliance.control.console.guard import Guard
 from appliance.control.console.render import STATIC
@@ -53,7 +54,7 @@ def make_app(ground: Ground) -> ASGIApp:
     app.mount("/static", _Assets(directory=STATIC), name="static")
 
     @app.get("/livez", tags=["health"])
-    def livez() -> Response:
+    async def livez() -> Response:
         """Whether the control plane answers."""
         return answer({"ok": True})
 
@@ -64,7 +65,13 @@ def make_app(ground: Ground) -> ASGIApp:
 
     @app.exception_handler(EspalierError)
     def refuse(request: Request, error: EspalierError) -> Response:
-        return refusal(error) if _is_api(request) else error_page(request, error)
+        if _is_api(request):
+            return refusal(error)
+        try:
+            return error_page(request, error)
+        except (EspalierError, SQLAlchemyError):
+            # A page needs the database; without it the words alone.
+            return Response(f"{error}\n", status_of(error), media_type="text/plain")
 
     @app.exception_handler(HTTPException)
     def no_route(request: Request, error: HTTPException) -> Response:

@@ -255,7 +255,7 @@ def _check_suite(text: bytes) -> None:
     head, *items = text.splitlines() or [b""]
     try:
         name = msgspec.json.decode(head)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RecordError(
             f"a suite's first line is JSON, got: {error}", next_step=SUITE_HELP
         ) from error

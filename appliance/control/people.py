@@ -5,6 +5,9 @@
 """
 
 import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import argon2
 import msgspec
@@ -15,9 +18,11 @@ from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import (
     ConflictError,
+    ForbiddenError,
     LockedOutError,
     NotFoundError,
     SignInError,
+    UnavailableError,
     UsageError,
 )
 from appliance.core.tables import failed_sign_ins, sessions, tokens, users
@@ -27,6 +32,10 @@ from policies.lockout import forgotten_after_s, wait_s
 
 MIN_PASSPHRASE = 12
 MAX_PASSPHRASE = 1024
+MAX_NAME = 64
+_AT_THE_DOOR = 8
+_OURS = frozenset({"espalier", "system", "command line"})
+"""Actors in the audit log that are nobody."""
 
 _WRONG = "the name or the passphrase is wrong"
 _AGAIN = "give your own: --as NAME, and --passphrase-file, $ESPALIER_PASSPHRASE or the prompt"
@@ -56,34 +65,51 @@ class Passphrases:
         # Each hash takes 64 MiB, so a crowd at the door waits; and of many guesses at once each one
         # is counted before the next is looked at.
         self._one_at_a_time = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_AT_THE_DOOR)
 
-    def sign_in(self, *, name: str, passphrase: str, at: float) -> Person:
+    def sign_in(self, *, name: str, passphrase: str, at: float, source: str = "") -> Person:
         """The person whose passphrase this is.
+
+        Wrong ones count for the name and `source` together (an address, a session): a stranger
+        elsewhere locks himself out, not the owner of the name.
 
         Raises:
             LockedOutError: too many wrong ones in a row; says how long to wait.
+            UnavailableError: a crowd is at the door.
             SignInError: no such person, or not their passphrase (the message does not say which).
         """
-        # No passphrase of ours is longer, and hashing a long one would be work for a stranger.
-        if len(passphrase) > MAX_PASSPHRASE:
+        # Nobody has such a name or passphrase, and to keep or hash it would be work for a stranger.
+        if len(passphrase) > MAX_PASSPHRASE or len(name) > MAX_NAME:
             raise SignInError(_WRONG, next_step=_AGAIN)
-        with self._one_at_a_time:
-            self._require_patience(name, at)
+        key = f"{name}\0{source}"
+        with self._in_turn():
+            self._require_patience(key, at)
             with self._database.read() as connection:
                 row = connection.execute(
                     sa.select(users).where(users.c.name == name, users.c.ended_at.is_(None))
                 ).first()
             right = _is_right(row.passphrase_hash if row else _NOBODY, passphrase)
             if row is None or not right:
-                self._note_failure(name, at)
+                self._note_failure(key, at, known=row is not None)
                 raise SignInError(_WRONG, next_step=_AGAIN)
-        self._forget_failures(name)
+        self._forget_failures(key)
         return Person(name=name, role=row.role, label=row.label, fresh=True)
 
-    def _require_patience(self, name: str, at: float) -> None:
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One hash at a time, and few who wait for theirs: each holds a thread meanwhile."""
+        if not self._waiting.acquire(blocking=False):
+            raise UnavailableError("too many people sign in just now", next_step="try again")
+        try:
+            with self._one_at_a_time:
+                yield
+        finally:
+            self._waiting.release()
+
+    def _require_patience(self, key: str, at: float) -> None:
         with self._database.read() as connection:
             row = connection.execute(
-                sa.select(failed_sign_ins).where(failed_sign_ins.c.name == name)
+                sa.select(failed_sign_ins).where(failed_sign_ins.c.name == key)
             ).first()
         if row is None:
             return
@@ -94,29 +120,30 @@ class Passphrases:
                 next_step="wait, then give the right one; an admin can give you a new one",
             )
 
-    def _note_failure(self, name: str, at: float) -> None:
+    def _note_failure(self, key: str, at: float, *, known: bool) -> None:
         f = failed_sign_ins.c
+        name, _, source = key.partition("\0")
         with self._database.write() as connection:
             connection.execute(
                 sa.delete(failed_sign_ins).where(f.last_at < at - forgotten_after_s())
             )
-            num = connection.scalar(sa.select(f.num_failed).where(f.name == name)) or 0
-            connection.execute(sa.delete(failed_sign_ins).where(f.name == name))
-            row = {"name": name, "num_failed": num + 1, "last_at": at}
+            num = connection.scalar(sa.select(f.num_failed).where(f.name == key)) or 0
+            connection.execute(sa.delete(failed_sign_ins).where(f.name == key))
+            row = {"name": key, "num_failed": num + 1, "last_at": at}
             connection.execute(sa.insert(failed_sign_ins).values(row))
-            if wait_s(num + 1) > wait_s(num):
+            if known and wait_s(num + 1) > wait_s(num):
                 audit.record(
                     connection, actor=f"name:{name}", act="sign_in.locked", subject=name, at=at,
-                    num_failed=num + 1, wait_s=wait_s(num + 1),
+                    num_failed=num + 1, wait_s=wait_s(num + 1), source=source,
                 )  # fmt: skip
 
-    def _forget_failures(self, name: str) -> None:
-        known = sa.select(failed_sign_ins.c.name).where(failed_sign_ins.c.name == name)
+    def _forget_failures(self, key: str) -> None:
+        known = sa.select(failed_sign_ins.c.name).where(failed_sign_ins.c.name == key)
         with self._database.read() as connection:
             if connection.scalar(known) is None:
                 return
         with self._database.write() as connection:
-            connection.execute(sa.delete(failed_sign_ins).where(failed_sign_ins.c.name == name))
+            connection.execute(sa.delete(failed_sign_ins).where(failed_sign_ins.c.name == key))
 
 
 def _is_right(kept: str, passphrase: str) -> bool:
@@ -146,15 +173,14 @@ def add(
     """
     require_role(role)
     parse_label(label)
-    # HTTP Basic ends the name at the first colon.
-    if not name.isprintable() or name.strip() != name or not name or len(name) > 64 or ":" in name:
-        raise UsageError(f"a person's name is 1 to 64 printable characters, no colon, got {name!r}")
+    _require_name(database, name)
     row = {
         "name": name,
         "passphrase_hash": hash_passphrase(passphrase),
         "role": role,
         "label": label,
         "created_at": at,
+        "changed_at": at,
     }
     with database.write() as connection:
         audit.record(
@@ -200,6 +226,7 @@ def change(
         shown["passphrase"] = "new"  # noqa: S105 # says that there is one
     if not values:
         raise UsageError("say what to change: role, label, passphrase, or whether it is ended")
+    values["changed_at"] = at
     with database.write() as connection:
         audit.record(connection, actor=actor, act="user.change", subject=name, at=at, **shown)
         found = connection.execute(
@@ -219,8 +246,10 @@ def change(
             )
         connection.execute(sa.delete(sessions).where(sessions.c.name == name))
         if passphrase is not None:
-            connection.execute(sa.delete(failed_sign_ins).where(failed_sign_ins.c.name == name))
-        if ended:
+            mine = failed_sign_ins.c.name.startswith(f"{name}\0", autoescape=True)
+            connection.execute(sa.delete(failed_sign_ins).where(mine))
+        # Whoever had the old passphrase may have made tokens with it.
+        if ended or passphrase is not None:
             connection.execute(
                 sa.update(tokens)
                 .where(tokens.c.name == name, tokens.c.revoked_at.is_(None))
@@ -241,6 +270,28 @@ def get(database: Database, name: str) -> Listed:
     raise NotFoundError(f"nobody is named {name!r}", next_step="espalier user list")
 
 
+def _require_name(database: Database, name: str) -> None:
+    """Raise unless nobody could be taken for anybody else by it.
+
+    Raises:
+        UsageError: HTTP Basic, an address or a reader could not tell it apart.
+        ConflictError: it looks like a name that is taken.
+    """
+    good = name.isprintable() and name.strip() == name and 0 < len(name) <= MAX_NAME
+    if not good or set(name) & set(":/\\") or name in (".", "..") or name.casefold() in _OURS:
+        raise UsageError(
+            "a person's name is 1 to 64 printable characters, without : / and \\, and not one of "
+            f"{', '.join(sorted(_OURS))}; got {name[:80]!r}"
+        )
+    for one in everybody(database):
+        if one.name != name and _looks(one.name) == _looks(name):
+            raise ConflictError(f"{name} looks like {one.name}, who is there already")
+
+
+def _looks(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
 def everybody(database: Database) -> list[Listed]:
     """Everybody who ever could sign in, by name."""
     fields = Listed.__struct_fields__
@@ -248,6 +299,22 @@ def everybody(database: Database) -> list[Listed]:
     with database.read() as connection:
         rows = connection.execute(query).all()
     return [Listed(**row._mapping) for row in rows]
+
+
+def require_still(connection: sa.Connection, person: Person) -> None:
+    """Raise unless role and label are, in this transaction, what they were at the sign-in.
+
+    Raises:
+        ForbiddenError: somebody changed or ended them in between.
+    """
+    query = sa.select(users.c.role, users.c.label, users.c.ended_at)
+    row = connection.execute(query.where(users.c.name == person.name)).first()
+    if row is None or row.ended_at is not None or (row.role, row.label) != (
+        person.role, person.label,
+    ):  # fmt: skip
+        raise ForbiddenError(
+            f"what {person.name} may do has changed just now", next_step="sign in again"
+        )
 
 
 def count(database: Database) -> int:

@@ -34,6 +34,7 @@ def review(ground: Ground, round_: Round) -> dict[str, Any]:
     return {
         **summary(ground, round_),
         "order": msgspec.to_builtins(round_.order),
+        "candidate": msgspec.to_builtins(round_.candidate),
         "data": _data(ground, round_),
         "scorecard": msgspec.to_builtins(scorecard),
         "likelihoods": _likelihoods(ground, scorecard) if scorecard else {},
@@ -49,7 +50,7 @@ def _num_signed(ground: Ground, round_: Round) -> int:
     last = {
         one.approver: one.decision
         for one in approvals_of(ground.database, round_.round)
-        if (one.adapter, one.scorecard) == (round_.adapter, round_.scorecard)
+        if one.candidate == round_.candidate
     }
     return sum(decision == "approve" for decision in last.values())
 
@@ -99,5 +100,5 @@ def _likelihoods(ground: Ground, scorecard: Scorecard) -> dict[str, dict[str, fl
 def _json_file(ground: Ground, round_: Round, name: str) -> Any:
     try:
         return json.loads((ground.home.rounds / str(round_.round) / name).read_bytes())
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, ValueError):
+        return None  # not there yet, or a kill cut it off

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
-from appliance.core.digests import Digest
+from appliance.core.digests import Digest, digest_json
 from appliance.core.errors import ConflictError, NotFoundError, RefusedError
+from appliance.core.records import Candidate
 from appliance.core.tables import rounds
 from policies.lifecycle import State, move
 
@@ -35,6 +36,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float
     """Trajectories quiet for so long are sealed before curation."""
 
+    @property
+    def digest(self) -> Digest:
+        """Of all of it."""
+        return digest_json(msgspec.to_builtins(self))
+
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One row."""
@@ -52,6 +58,13 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     fencing: int
     created_at: float
     changed_at: float
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """What people sign for; None while nothing has been evaluated."""
+        if self.adapter is None or self.scorecard is None:
+            return None
+        return Candidate(adapter=self.adapter, scorecard=self.scorecard, order=self.order.digest)
 
 
 class Rounds:

@@ -8,6 +8,7 @@ import time
 import uvicorn
 
 from appliance.control.app import make_app
+from appliance.control.reading import visible
 from appliance.control.steps import Ground
 from appliance.control.worker import Worker
 from appliance.core.database import Database
@@ -51,6 +52,7 @@ def serve(home: Home) -> None:
             f"port {settings.control.port} on {settings.control.host} is in use",
             next_step="set [control] port in espalier.toml, or ESPALIER__CONTROL__PORT",
         )
+    threading.Thread(target=visible.warm, args=(ground,), name="warm", daemon=True).start()
     Worker(ground, stop).run()
     server.should_exit = True
     thread.join(timeout=5.0)

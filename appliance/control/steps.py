@@ -18,11 +18,14 @@ from appliance.control.rounds import Round
 from appliance.core.database import Database
 from appliance.core.digests import Digest, short
 from appliance.core.errors import NotApprovedError
+from appliance.core.files import publish
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Approval, Release, Scorecard, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import approvals, datasets, releases, users
+from appliance.core.signers import signers
+from appliance.core.tables import approvals, datasets, releases
+from policies.access import Act, roles_that
 from policies.gates import Gates, parse_gates
 from policies.judging import judge
 from policies.lifecycle import State
@@ -141,7 +144,7 @@ def evaluate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next
     )
     scorecard = decode(ground.store.get(made["scorecard"]), Scorecard)
     verdict = judge(scorecard, gates)
-    (ground.work(round_) / "verdict.json").write_bytes(msgspec.json.encode(verdict))
+    publish(ground.work(round_) / "verdict.json", msgspec.json.encode(verdict))
     state = {
         "pass": State.AWAITING_APPROVAL,
         "refused": State.REFUSED,
@@ -195,15 +198,16 @@ def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approva
     Raises:
         NotApprovedError: they are not.
     """
-    if round_.adapter is None or round_.scorecard is None:
+    if round_.candidate is None:
         raise NotApprovedError(f"round {round_.round} has no evaluated adapter")
     cast = approvals_of(ground.database, round_.round)
+    with ground.database.read() as connection:
+        able = signers(connection, roles_that(Act.APPROVE))
     require_quorum(
         cast,
-        adapter=round_.adapter,
-        scorecard=round_.scorecard,
+        candidate=round_.candidate,
         authors=round_.authors,
-        gone=_gone(ground.database),
+        signers=able,
         needed=gates_of(ground, round_).quorum,
         now=at,
         valid_s=ground.settings.round.approval_hours * 3600,
@@ -237,14 +241,6 @@ def approvals_of(database: Database, number: int) -> list[Approval]:
     with database.read() as connection:
         rows = connection.execute(query.order_by(approvals.c.number)).all()
     return [decode(row.record, Approval) for row in rows]
-
-
-def _gone(database: Database) -> frozenset[str]:
-    """People whose access has ended."""
-    with database.read() as connection:
-        return frozenset(
-            connection.scalars(sa.select(users.c.name).where(users.c.ended_at.is_not(None)))
-        )
 
 
 def held_out_of(database: Database, dataset: Digest | None) -> Digest | None:

@@ -10,6 +10,7 @@ import time
 import uuid
 
 from appliance.control import law
+from appliance.control.reading import data
 from appliance.control.rounds import LEASE_S, Order, Round, Rounds
 from appliance.control.steps import STEPS, SYSTEM, Ground
 from appliance.core.digests import Digest
@@ -36,6 +37,7 @@ class Worker:
         self._rounds = Rounds(ground.database)
         self._owner = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._renewed = 0.0
+        self._told = ""
 
     def run(self) -> None:
         """Until `stop` is set."""
@@ -43,7 +45,7 @@ class Worker:
         while not self._stop.is_set():
             moved = False
             try:
-                self._follow_schedule()
+                self._start_when_due()
                 if (open_round := self._rounds.under_way()) is not None:
                     moved = self._step(open_round)
                 tries = 0
@@ -64,6 +66,11 @@ class Worker:
                 self._stop.wait(_IDLE_S)
 
     def _step(self, open_round: Round) -> bool:
+        # While people think nothing is written: whatever is kept by the database's version stays.
+        if open_round.state is State.AWAITING_APPROVAL and not STEPS[open_round.state](
+            self._ground, open_round, lambda: None
+        ):
+            return False
         round_ = self._rounds.lease(open_round.round, owner=self._owner, at=time.time())
         if round_ is None:
             return False
@@ -79,6 +86,9 @@ class Worker:
             reason=following.reason,
             **(following.made or {}),
         )
+        if dataset := (following.made or {}).get("dataset"):
+            # What a review shows of it is counted now, so that nobody waits for it then.
+            data.warm(self._ground, round_.round, dataset)
         return True
 
     def _hold(self, round_: Round) -> None:
@@ -92,12 +102,25 @@ class Worker:
     def _fail(self, error: EspalierError) -> None:
         open_round = self._rounds.under_way()
         if open_round is None:
-            raise error
+            log.error("%s", error)
+            self._stop.wait(_RETRY_S)
+            return
         round_ = self._rounds.lease(open_round.round, owner=self._owner, at=time.time())
         if round_ is not None:
             self._rounds.advance(
                 round_, State.FAILED, actor=SYSTEM, at=time.time(), reason=error.message
             )
+
+    def _start_when_due(self) -> None:
+        """A schedule that cannot be followed is said in the log; people's rounds go on."""
+        try:
+            self._follow_schedule()
+        except (ConflictError, UnavailableError):
+            raise
+        except EspalierError as error:
+            if str(error) != self._told:
+                log.error("the schedule starts no round: %s", error)
+                self._told = str(error)
 
     def _follow_schedule(self) -> None:
         articles = law.in_force(self._ground.database)
@@ -125,10 +148,12 @@ def start_round(
     """
     if idle_s is None:
         idle_s = ground.settings.assembly.idle_s
+    # Before the law is read: what somebody changes after this counts for the next round.
+    at = time.time()
     order, authors = seal_law(ground, trajectories=trajectories, idle_s=idle_s)
     authors |= {starter} if starter else set()
     return Rounds(ground.database).create(
-        authors=tuple(sorted(authors)), order=order, actor=starter or SYSTEM, at=time.time()
+        authors=tuple(sorted(authors)), order=order, actor=starter or SYSTEM, at=at
     )
 
 

@@ -292,20 +292,37 @@ class Scorecard(Record, frozen=True, kw_only=True):
     """Suite → its items whose prompt stands in the dataset; they were left out."""
 
 
-class Approval(Record, frozen=True, kw_only=True):
-    """A signed-in person's decision about exactly one candidate: an adapter and its scorecard.
+class Candidate(Record, frozen=True, kw_only=True):
+    """What people sign for. Change any of it, and it is another candidate."""
 
-    Version 1 knew no ``request_changes``.
+    adapter: Digest
+    scorecard: Digest
+    order: Digest | None
+    """Of what the round was asked to do: the recipe, gates and suites that it was judged by."""
+
+
+class Approval(Record, frozen=True, kw_only=True):
+    """A signed-in person's decision about exactly one candidate.
+
+    Version 1 had no `order`, and knew no ``request_changes``.
     """
 
     schema: Literal["approval/1", "approval/2"] = "approval/2"
     round: int
     adapter: Digest
     scorecard: Digest
+    order: Digest | msgspec.UnsetType = msgspec.UNSET
+    """Digest of the round's order: the recipe, gates and suites that it was judged by."""
     approver: str
     decision: Literal["approve", "request_changes", "reject"]
     comment: str
     at: float
+
+    @property
+    def candidate(self) -> Candidate:
+        """What it is about."""
+        order = None if isinstance(self.order, msgspec.UnsetType) else self.order
+        return Candidate(adapter=self.adapter, scorecard=self.scorecard, order=order)
 
 
 class Release(Record, frozen=True, kw_only=True):

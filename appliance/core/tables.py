@@ -72,7 +72,7 @@ trajectories = sa.Table(
     sa.Column("sealed_at", sa.Float),
     *(
         sa.Index(f"ix_trajectories_{name}_last", name, "last_turn_at")
-        for name in ("team", "agent", "outcome", "adapter")
+        for name in ("team", "project", "agent", "outcome", "adapter")
     ),
 )
 """`state` is ``open``, ``ending`` (its end was announced), ``sealed``, or ``merged`` (a late turn
@@ -181,9 +181,12 @@ users = sa.Table(
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("label", sa.Text, nullable=False, server_default="internal"),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("changed_at", sa.Float, nullable=False, server_default="0"),
     sa.Column("ended_at", sa.Float),
 )
-"""`label` is the highest that the person may see. Somebody who left (`ended_at`) keeps the name."""
+"""`label` is the highest that the person may see. Somebody who left (`ended_at`) keeps the name.
+Since `changed_at` role, label and passphrase are what they are; what was signed before it counts no
+more."""
 
 sessions = sa.Table(
     "sessions",

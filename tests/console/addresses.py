@@ -24,6 +24,16 @@ FILES = {
 ERROR = "/nowhere"
 """No route: the error page."""
 
+NOBODY = "nobody"
+"""Stands for a browser in which nobody is signed in."""
+
+
+def reader_of(route: str) -> str:
+    """Who looks: an approver where there is something to sign, nobody at the door, an admin."""
+    if route == "/sign-in":
+        return NOBODY
+    return "bela" if "{number}" in route else "ada"
+
 
 def routes() -> set[str]:
     """Every GET route of the console's routers."""

@@ -33,7 +33,7 @@ class Size:
 
     trajectories: int = 600
     rounds: int = 70
-    samples: int = 140
+    samples: int = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ threshold = 0.0
 [[gate]]
 name = "what it could do, it still can"
 kind = "protected"
-margin = 0.1
+margin = 0.2
 max_void_share = 1.0
 [[gate]]
 name = "no hidden trigger"
@@ -72,7 +72,7 @@ def fill_law(ground: Ground, *, now: float, noise: random.Random) -> dict[str, D
     began = now - 35 * 86_400
     texts: list[tuple[str, str, bytes]] = [
         ("recipe", "recipe", RECIPE.replace(b"tiny", b"first")),
-        ("gates", "gates", GATES.replace(b"0.1", b"0.2")),
+        ("gates", "gates", GATES.replace(b"0.2", b"0.3")),
         ("recipe", "recipe", RECIPE),
         ("gates", "gates", GATES),
         ("schedule", "nightly", b"never"),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from appliance.control.rounds import Order
 from appliance.control.steps import Ground
 from appliance.core.adapters import CONFIG, RECORD, WEIGHTS
 from appliance.core.digests import Digest, digest_bytes, digest_json
@@ -49,6 +50,11 @@ class Past:
     ) -> None:  # fmt: skip
         self._ground, self._base, self._in_force = ground, base, in_force
         self._alias, self._noise = alias, noise
+        # All have the same: the law has not changed since.
+        self.order = Order(
+            recipe=in_force["recipe/recipe"], gates=in_force["gates/gates"], idle_s=900.0,
+            suites={n[6:]: d for n, d in in_force.items() if n.startswith("suite/")},
+        )  # fmt: skip
         self.champion: Digest | None = None
         self.served: list[Digest | None] = [None]
         self._rows: dict[sa.Table, list[dict[str, Any]]] = {
@@ -68,11 +74,6 @@ class Past:
         self, number: int, state: str, dataset: Digest, adapter: Digest, card: Digest, *, at: float
     ) -> dict[str, Any]:
         """The row of a round, its audit entries, its release."""
-        suites = {n[6:]: d for n, d in self._in_force.items() if n.startswith("suite/")}
-        order = {
-            "recipe": self._in_force["recipe/recipe"], "gates": self._in_force["gates/gates"],
-            "suites": suites, "trajectories": "new", "idle_s": 900.0,
-        }  # fmt: skip
         early = state in ("failed", "cancelled")
         row = {
             "round": number,
@@ -80,7 +81,7 @@ class Past:
             "verdict": None if state == "awaiting_approval" else state,
             "reason": _why(state, number),
             "authors": msgspec.json.encode(["olga"] if number % 3 else ["ada", "olga"]).decode(),
-            "order": msgspec.json.encode(order).decode(),
+            "order": msgspec.json.encode(self.order).decode(),
             "champion": self.champion,
             "dataset": dataset,
             "adapter": None if early else adapter,
@@ -114,7 +115,7 @@ class Past:
             )
             for n in taken
         ]  # fmt: skip
-        left_out = {n: REASONS[n % len(REASONS)] for n in members if not n % 4}
+        left_out = {n: REASONS[n // 4 % len(REASONS)] for n in members if not n % 4}
         corrected = sum(one.kind == "correction" for one in examples)
         counts = {
             "examples": len(examples), "tokens": 64 * len(examples),
@@ -192,7 +193,8 @@ class Past:
         """Somebody's decision."""
         one = Approval(
             round=number, adapter=adapter, scorecard=card, approver=approver,
-            decision=decision, comment=comment, at=at,  # type: ignore[arg-type] # one of three
+            order=self.order.digest, decision=decision,  # type: ignore[arg-type] # one of 3
+            comment=comment, at=at,
         )  # fmt: skip
         row = {
             "digest": one.digest, "round": number, "adapter": adapter, "approver": approver,
@@ -230,7 +232,7 @@ class Past:
             for name in ("bela", "carl")
         )
         self._move("release", adapter, cast, "espalier", at=at)
-        if number % 20 == 0:
+        if number % 14 == 0:
             self._move("rollback", self.served[-2], (), "olga", at=at + 200)
             detail = {"alias": self._alias, "generation": len(self.served) - 1}
             comment = f"wrong freight {nasty(number)}"

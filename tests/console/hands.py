@@ -49,7 +49,8 @@ class Hands:
 
     def unfold(self, summary: str) -> None:
         """Open what is folded away."""
-        found = self.visitor.page.locator("summary", has_text=summary).locator("visible=true").first
+        named = re.compile(rf"^\s*{re.escape(summary)}\s*$")
+        found = self.visitor.page.locator("summary").filter(has_text=named)
         self._do(found, "Enter")
 
     def sign(self) -> None:

@@ -108,7 +108,7 @@ def test_2_ten_answers_are_corrected(appliance: Running, enter: Callable[[str], 
     hands = enter("bela")
     page = hands.visitor.page
     for request, right in taught:
-        wait_for(lambda asked=request: found_trajectory(hands, asked))
+        wait_for(lambda asked=request: found_trajectory(hands, asked), hands=hands)
         hands.follow("Correct or judge")
         hands.fill("What the answer should have been", right)
         hands.press("Save the correction")
@@ -149,7 +149,7 @@ def test_4_a_round_learns_it(
     hands.follow("Review the candidate")
     scorecard = appliance.run("review", "1", "--json").json["scorecard"]
     figures = {one["suite"]: one for one in scorecard["suites"]}
-    expect(page.get_by_role("table").first).to_contain_text("dora asks")
+    expect(page.get_by_role("row").filter(has_text="dora asks")).to_contain_text("living")
     held_out, before = figures["quality"], figures["before"]
     with capsys.disabled():
         print(
@@ -246,7 +246,7 @@ def found_trajectory(hands: Hands, request: str) -> bool:
     hands.fill("Text", request)
     hands.visitor.page.keyboard.press("Enter")
     hands.visitor.page.wait_for_url("**text=**")
-    link = hands.visitor.page.locator("main table tbody th a").first
+    link = hands.visitor.page.locator("main table tbody a").first
     if link.count() == 0:
         return False
     hands.reach(link)
@@ -268,9 +268,12 @@ def say(appliance: Running, request: str) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Until it holds."""
+def wait_for(
+    condition: Callable[[], bool], timeout_s: float = 60.0, *, hands: Hands | None = None
+) -> None:
+    """Until it holds; else say what was on the page."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it never came"
+        shown = hands.visitor.page.locator("main").inner_text() if hands else "it never came"
+        assert time.monotonic() < deadline, shown[:1500]
         time.sleep(0.3)

@@ -236,7 +236,7 @@ def test_a_page_that_has_not_changed_is_not_made_again(
         ("/rounds/many", "number"),
         ("/rounds?before=soon", "before"),
         ("/nowhere", "/nowhere"),
-        ("/law/suite/none", "none"),
+        ("/law/recipe/none", "none"),
         ("/people/nobody", "nobody"),
         ("/rounds/99999999999999999999", "less than"),
     ],
@@ -262,9 +262,9 @@ def test_a_body_without_end_is_refused(visit: Callable[[str], Browser]) -> None:
 def test_names_of_people_are_text_in_the_page(
     visit: Callable[[str], Browser], ground: Ground
 ) -> None:
-    name = "<script>alert(1)</script>"
+    name = "<b onclick=alert(1)>eve"
     people.add(ground.database, name=name, role="viewer", passphrase=PASSPHRASE, actor="x", at=1.0)
     page = visit("bela").get("/people").text
-    assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert visit("bela").get("/people/%3Cscript%3Ealert(1)%3C%2Fscript%3E").status_code == 404
+    assert "<b onclick" not in page
+    assert "&lt;b onclick=alert(1)&gt;eve" in page
+    assert visit("bela").get("/people/%3Cb%20onclick=alert(1)%3Eeve").status_code == 200

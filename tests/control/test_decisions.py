@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from appliance.control.acting.decisions import Decision, decide
 from appliance.control.acting.law import Text, set_article
@@ -28,14 +29,28 @@ from appliance.core.errors import (
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.settings import Settings
+from appliance.core.tables import users
 from policies.lifecycle import State
 from tests.control.reviewing import GATES, Asked, a_round, said
 
 OTHER = digest_bytes(b"another")
+STAFF = [
+    ("bela", "approver", "secret/finance"),
+    ("carl", "approver", "secret/finance"),
+    ("paul", "approver", "public"),
+    ("olga", "operator", "secret/finance"),
+    ("otto", "operator", "secret/finance"),
+]
 
 
 @pytest.fixture
 def ground(home: Home, database: Database, store: ObjectStore) -> Ground:
+    rows = [
+        {"name": name, "role": role, "label": label, "passphrase_hash": "", "created_at": 0.0}
+        for name, role, label in STAFF
+    ]
+    with database.write() as connection:
+        connection.execute(sa.insert(users), rows)
     return Ground(home, Settings(), database, store)
 
 
@@ -74,7 +89,6 @@ def test_it_is_in_the_audit_log_with_what_was_signed(ground: Ground, number: int
 
 
 REFUSED: dict[str, tuple[Person, Decision, type[EspalierError]]] = {
-    "an author": (person("olga"), APPROVE, ForbiddenError),
     "an operator": (person("otto", "operator"), APPROVE, ForbiddenError),
     "an admin": (person("ada", "admin"), APPROVE, ForbiddenError),
     "a viewer who says no": (
@@ -88,7 +102,9 @@ REFUSED: dict[str, tuple[Person, Decision, type[EspalierError]]] = {
         APPROVE,
         ForbiddenError,
     ),
-    "below the label": (person("bela", label="public"), APPROVE, ForbiddenError),
+    "below the label": (person("paul", label="public"), APPROVE, ForbiddenError),
+    "was somebody else just now": (person("olga"), APPROVE, ForbiddenError),
+    "nobody any more": (person("dora"), APPROVE, ForbiddenError),
     "another adapter": (BELA, Decision(decision="approve", adapter=OTHER), ConflictError),
     "other figures": (BELA, Decision(decision="approve", scorecard=OTHER), ConflictError),
     "no without a word": (BELA, Decision(decision="reject", comment=" "), UsageError),
@@ -105,6 +121,14 @@ def test_what_is_refused_leaves_no_trace(ground: Ground, number: int, case: str)
     assert approvals_of(ground.database, number) == []
     with ground.database.read() as connection:
         assert audit.newest(connection, act="round.") == []
+
+
+def test_an_author_is_refused(ground: Ground) -> None:
+    asked = Asked("quality").add("1", said("b", "failed"), said("a"))
+    number = a_round(ground, [asked], authors=("bela", "olga"))
+    with pytest.raises(ForbiddenError, match="nobody approves their own work"):
+        decide(ground, BELA, number, APPROVE)
+    decide(ground, BELA, number, Decision(decision="reject", comment="I was wrong"))
 
 
 def test_there_must_be_a_round_that_waits(ground: Ground, number: int) -> None:
@@ -184,11 +208,17 @@ def test_a_candidate_that_is_made_again_dismisses_what_was_signed(
     assert {"olga", "otto"} <= set(after.authors)
     with pytest.raises(ConflictError):
         decide(ground, CARL, number, APPROVE)
+    # The figures are the same; it is the law that judges them otherwise.
     again = Rounds(ground.database).advance(
-        after, State.AWAITING_APPROVAL, actor="espalier", at=now(ground), scorecard=OTHER
+        after, State.AWAITING_APPROVAL, actor="espalier", at=now(ground), scorecard=before.scorecard
     )
     # The browser of somebody who had opened the page before sends what it had shown.
-    stale = Decision(decision="approve", adapter=before.adapter, scorecard=before.scorecard)
+    stale = Decision(
+        decision="approve",
+        adapter=before.adapter,
+        scorecard=before.scorecard,
+        order=before.order.digest,
+    )
     with pytest.raises(ConflictError, match="judged again"):
         decide(ground, CARL, number, stale)
     decide(ground, CARL, number, APPROVE)

@@ -34,7 +34,7 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.settings import Settings
 from appliance.core.tables import law as law_table
-from appliance.core.tables import rounds
+from appliance.core.tables import rounds, users
 
 USER = {"role": "user", "content": "6 * 7?"}
 EXACT = {"kind": "exact", "expected": "42"}
@@ -49,8 +49,17 @@ BELA = person("bela", "approver", fresh=True)
 CARL = person("carl", "approver", fresh=True)
 
 
+_LONG_HERE = {"passphrase_hash": "", "created_at": 0.0}
+
+
 @pytest.fixture
 def ground(home: Home, database: Database, store: ObjectStore) -> Ground:
+    staff = [
+        {"name": one.name, "role": one.role, "label": one.label, **_LONG_HERE}
+        for one in (OLGA, BELA, CARL)
+    ]
+    with database.write() as connection:
+        connection.execute(sa.insert(users), staff)
     return Ground(home, Settings(), database, store)
 
 

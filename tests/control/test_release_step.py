@@ -15,7 +15,7 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Approval, Release, encode
 from appliance.core.settings import Settings
-from appliance.core.tables import approvals, releases
+from appliance.core.tables import approvals, releases, users
 from policies.lifecycle import State
 
 ADAPTER = digest_bytes(b"adapter")
@@ -55,22 +55,25 @@ def a_round(ground: Ground) -> Round:
     )
 
 
-def approved(ground: Ground, number: int) -> tuple[Digest, ...]:
+def approved(ground: Ground, round_: Round) -> tuple[Digest, ...]:
     digests = []
     with ground.database.write() as connection:
         for name in ("bela", "carl"):
             approval = Approval(
-                round=number,
+                round=round_.round,
                 adapter=ADAPTER,
                 scorecard=SCORECARD,
+                order=round_.order.digest,
                 approver=name,
                 decision="approve",
                 comment="",
                 at=time.time(),
             )
             digests.append(approval.digest)
-            row = {"digest": approval.digest, "round": number, "adapter": ADAPTER}
+            row = {"digest": approval.digest, "round": round_.round, "adapter": ADAPTER}
             record = {"approver": name, "record": encode(approval).decode()}
+            person = {"name": name, "role": "approver", "passphrase_hash": "", "created_at": 0.0}
+            connection.execute(sa.insert(users).prefix_with("OR IGNORE").values(person))
             connection.execute(sa.insert(approvals).values({**row, **record}))
     return tuple(digests)
 
@@ -94,7 +97,7 @@ def moved(ground: Ground, generation: int, reason: str, cited: tuple[Digest, ...
 
 @pytest.mark.parametrize("since", [None, "kill", "rollback"])
 def test_an_alias_that_moved_already_does_not_move_again(ground: Ground, since: str | None) -> None:
-    moved(ground, 2, "release", approved(ground, 1))
+    moved(ground, 2, "release", approved(ground, a_round(ground)))
     if since:
         moved(ground, 3, since, ())
     # Serving does not run here: whoever asked it would see UnavailableError.
@@ -106,15 +109,15 @@ def test_an_alias_that_moved_already_does_not_move_again(ground: Ground, since: 
 def test_the_same_adapter_released_for_another_round_is_no_release_of_this_one(
     ground: Ground,
 ) -> None:
-    moved(ground, 2, "release", approved(ground, 7))
+    moved(ground, 2, "release", approved(ground, msgspec.structs.replace(a_round(ground), round=7)))
     moved(ground, 3, "kill", ())
-    approved(ground, 1)
+    approved(ground, a_round(ground))
     with pytest.raises(UnavailableError):
         release(ground, a_round(ground), lambda: None)
 
 
 def test_an_alias_that_did_not_move_is_asked_to(ground: Ground) -> None:
-    approved(ground, 1)
+    approved(ground, a_round(ground))
     with pytest.raises(UnavailableError):
         release(ground, a_round(ground), lambda: None)
 
@@ -123,7 +126,7 @@ def test_an_alias_that_did_not_move_is_asked_to(ground: Ground) -> None:
 def test_what_was_compared_with_something_else_is_not_released(ground: Ground, since: str) -> None:
     """The scorecard says that it is better than the champion; since then that was taken away."""
     moved(ground, 2, since, ())
-    approved(ground, 1)
+    approved(ground, a_round(ground))
     round_ = msgspec.structs.replace(a_round(ground), champion=digest_bytes(b"champion"))
     following = release(ground, round_, lambda: None)
     assert following is not None

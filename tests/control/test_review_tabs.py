@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from appliance.control.reading import chain_picture, checks, data, head, history, provenance
 from appliance.control.steps import Ground
 from appliance.core.database import Database
-from appliance.core.digests import Digest, digest_bytes
+from appliance.core.digests import Digest, digest_bytes, digest_json
 from appliance.core.errors import NotFoundError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
@@ -49,6 +49,7 @@ def cast(
             round=number,
             adapter=row.adapter,
             scorecard=scorecard or row.scorecard,
+            order=digest_json(msgspec.json.decode(row.order)),
             approver=name,
             decision=decision,  # type: ignore[arg-type]
             comment="read it",

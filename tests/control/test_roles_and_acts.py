@@ -55,7 +55,7 @@ ROUTES: dict[Act, tuple[str, str, Any]] = {
     Act.COMMENT: ("POST", "/rounds/99/comments", {"body": "hm"}),
     Act.TALK: ("GET", "/talk/versions", None),
     Act.CORRECT: ("POST", "/trajectories/none/corrections", {"node": 0, "text": "better"}),
-    Act.KEEP_TEST: ("POST", "/suites/tests/items", _ITEM),
+    Act.KEEP_TEST: ("POST", "/suites/keep", _ITEM),
     Act.START_ROUND: ("POST", "/rounds", {}),
     Act.CANCEL_ROUND: ("POST", "/rounds/99/cancel", _WHY),
     Act.REVISE_ROUND: ("POST", "/rounds/99/revise", _WHY),

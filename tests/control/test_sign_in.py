@@ -1,5 +1,8 @@
 """The door: lock-out, sessions, tokens, and what a change of a person ends."""
 
+import threading
+import time
+
 import argon2
 import pytest
 import sqlalchemy as sa
@@ -16,6 +19,7 @@ from appliance.core.errors import (
     NotFoundError,
     SignatureError,
     SignInError,
+    UnavailableError,
     UsageError,
 )
 from appliance.core.tables import failed_sign_ins, sessions
@@ -83,7 +87,7 @@ def test_old_failures_are_forgotten(door: people.Passphrases, database: Database
     fail(door, "bela", 3, at=10.0)
     fail(door, "ada", 1, at=11.0 + forgotten_after_s())
     with database.read() as connection:
-        assert connection.scalars(sa.select(failed_sign_ins.c.name)).all() == ["ada"]
+        assert connection.scalars(sa.select(failed_sign_ins.c.name)).all() == ["ada\0"]
 
 
 def test_a_lock_out_is_in_the_audit_log(door: people.Passphrases, database: Database) -> None:
@@ -235,3 +239,66 @@ def test_a_token_ends_with_its_time(door: people.Passphrases, database: Database
     ada = door.sign_in(name="ada", passphrase=PASSPHRASE, at=10.0)
     with pytest.raises(NotFoundError):
         tokens.revoke(database, ada, token.token_id, at=11.0)
+
+
+def test_a_stranger_elsewhere_locks_himself_out_alone(door: people.Passphrases) -> None:
+    for _ in range(5):
+        with pytest.raises(SignInError):
+            door.sign_in(name="bela", passphrase="wrong", at=10.0, source="10.0.0.9")
+    with pytest.raises(LockedOutError):
+        door.sign_in(name="bela", passphrase=PASSPHRASE, at=10.0, source="10.0.0.9")
+    assert door.sign_in(name="bela", passphrase=PASSPHRASE, at=10.0, source="10.0.0.1").fresh
+
+
+def test_an_endless_name_is_kept_nowhere(door: people.Passphrases, database: Database) -> None:
+    for _ in range(6):
+        with pytest.raises(SignInError):
+            door.sign_in(name="x" * 65, passphrase="wrong", at=10.0)
+    with database.read() as connection:
+        assert connection.scalars(sa.select(failed_sign_ins.c.name)).all() == []
+        assert audit.newest(connection, act="sign_in.") == []
+
+
+def test_a_new_passphrase_ends_tokens(door: people.Passphrases, database: Database) -> None:
+    bela = door.sign_in(name="bela", passphrase=PASSPHRASE, at=10.0)
+    secret, _ = tokens.issue(database, bela, purpose="p", acts=["view"], days=1, at=10.0)
+    people.change(database, name="bela", actor="bela", at=11.0, passphrase="another long one")
+    with pytest.raises(SignInError):
+        tokens.bearer(database, secret, at=12.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["Bela", "be\u200bla", "ｂela", "a/b", "..", "espalier", "a:b", ""]
+)
+def test_nobody_is_taken_for_somebody_else(
+    door: people.Passphrases, database: Database, name: str
+) -> None:
+    with pytest.raises((UsageError, ConflictError)):
+        people.add(database, name=name, role="approver", passphrase=PASSPHRASE, actor="ada", at=1.0)
+
+
+def test_a_crowd_is_told_to_come_back(
+    door: people.Passphrases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each who waits for a hash holds a thread: not all of them may."""
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> bool:
+        entered.set()
+        return go.wait(10)
+
+    monkeypatch.setattr(people, "_is_right", slow)
+    crowd = [
+        threading.Thread(target=lambda: door.sign_in(name="ada", passphrase="x", at=1.0))
+        for _ in range(8)
+    ]
+    for one in crowd:
+        one.start()
+    entered.wait(10)
+    while door._waiting._value:  # type: ignore[attr-defined] # until all eight stand there
+        time.sleep(0.01)
+    with pytest.raises(UnavailableError, match="too many people"):
+        door.sign_in(name="ada", passphrase="x", at=1.0)
+    go.set()
+    for one in crowd:
+        one.join()

@@ -44,7 +44,7 @@ def test_every_command_on_a_page_exists(page: Path) -> None:
         action.choices for action in _parser()._actions if action.dest == "verb" and action.choices
     )
     known = set(commands) | set(PROGRAMS)
-    used = re.findall(r"(?:^|`)espalier ([a-z]+)", page.read_text(), re.MULTILINE)
+    used = re.findall(r"(?:^|`)espalier ([a-z-]+)", page.read_text(), re.MULTILINE)
     assert set(used) <= known
 
 

@@ -184,6 +184,7 @@ EXAMPLES: tuple[Record, ...] = (
         round=1,
         adapter=_digest("adapter"),
         scorecard=_digest("scorecard"),
+        order=_digest("order"),
         approver="ada",
         decision="approve",
         comment="read the scorecard",

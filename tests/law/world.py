@@ -3,6 +3,7 @@
 Nothing is written that a restart would need, so it lies in memory and is emptied between sequences.
 """
 
+import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -65,6 +66,7 @@ class World:
     now: float = 1_000.0
     served: list[Release] = field(default_factory=list)
     _first_day: sqlite3.Connection | None = None
+    _replaced: list[tuple[Any, str, Any]] = field(default_factory=list)
 
     @classmethod
     def make(cls) -> "World":
@@ -75,18 +77,30 @@ class World:
         database = Database.open(home.database)
         sa.event.listen(database.engine, "connect", _hurry)
         database.engine.dispose()
-        # Argon2 is what it is; here its cost would be all that is measured.
-        people._HASHER = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        people._NOBODY = people._HASHER.hash("nobody")
         ground = Ground(home, Settings(), database, ObjectStore(home.objects))
         world = cls(ground, people.Passphrases(database), cls._sessions(database))
+        # Argon2 is what it is; here its cost would be all that is measured.
+        hasher = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        world._replace(people, "_HASHER", hasher)
+        world._replace(people, "_NOBODY", hasher.hash("nobody"))
         clock = SimpleNamespace(time=lambda: world.now)
         for module in (deciding, making_law, changing_suites, managing, proposing, running, steps):
-            module.time = clock  # type: ignore[attr-defined] # the world's own clock
+            world._replace(module, "time", clock)
         for module in (changing_suites, proposing):
-            module.require_sound_suite = lambda *_: None  # type: ignore[attr-defined] # a program
-        local_http.over_socket = world._serving  # type: ignore[assignment] # no process behind it
+            world._replace(module, "require_sound_suite", lambda *_: None)  # it starts a program
+        world._replace(local_http, "over_socket", world._serving)  # no process behind it
         return world
+
+    def leave(self) -> None:
+        """Put back whatever was replaced, and remove the folder."""
+        for owner, name, was in reversed(self._replaced):
+            setattr(owner, name, was)
+        self.ground.database.close()
+        shutil.rmtree(self.ground.home.root)
+
+    def _replace(self, owner: Any, name: str, value: Any) -> None:
+        self._replaced.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
 
     @staticmethod
     def _sessions(database: Database) -> sessions.Sessions:

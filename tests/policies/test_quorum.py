@@ -1,18 +1,22 @@
 """The quorum: different people, not the author, this digest, in time, nobody against."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import NotApprovedError, PolicyError
-from appliance.core.records import Approval
+from appliance.core.records import Approval, Candidate
 from policies.quorum import require_quorum
 
 ADAPTER = digest_bytes(b"adapter")
 OTHER = digest_bytes(b"another adapter")
 SCORECARD = digest_bytes(b"scorecard")
 OTHER_FIGURES = digest_bytes(b"judged again")
+ORDER, OTHER_LAW = digest_bytes(b"order"), digest_bytes(b"other gates")
+SIGNERS = dict.fromkeys(("ann", "ben", "cyd", "olga", "otto"), 0.0)
+CANDIDATE = Candidate(adapter=ADAPTER, scorecard=SCORECARD, order=ORDER)
 NOW = 1_000_000.0
 DAY = 86_400.0
 
@@ -22,6 +26,7 @@ def approval(
     *,
     adapter: Digest = ADAPTER,
     scorecard: Digest = SCORECARD,
+    order: Digest | None = ORDER,
     decision: str = "approve",
     age_s: float = 60.0,
 ) -> Approval:
@@ -29,6 +34,7 @@ def approval(
         round=1,
         adapter=adapter,
         scorecard=scorecard,
+        order=order or msgspec.UNSET,
         approver=approver,
         decision=decision,  # type: ignore[arg-type]
         comment="",
@@ -36,13 +42,12 @@ def approval(
     )
 
 
-def require(*approvals: Approval, needed: int = 2) -> None:
+def require(*approvals: Approval, needed: int = 2, signers: dict[str, float] = SIGNERS) -> None:
     require_quorum(
         approvals,
-        adapter=ADAPTER,
-        scorecard=SCORECARD,
+        candidate=CANDIDATE,
         authors={"olga"},
-        gone={"lea"},
+        signers=signers,
         needed=needed,
         now=NOW,
         valid_s=DAY,
@@ -94,14 +99,28 @@ def test_an_approval_of_other_figures_is_dismissed() -> None:
         require(approval("ann"), approval("ben", scorecard=OTHER_FIGURES))
 
 
+@pytest.mark.parametrize("order", [OTHER_LAW, None], ids=["other gates", "before orders"])
+def test_an_approval_under_another_law_is_dismissed(order: Digest | None) -> None:
+    """The figures may be the same, and be judged by less."""
+    with pytest.raises(NotApprovedError, match="1 of 2 approvals"):
+        require(approval("ann"), approval("ben", order=order))
+
+
 def test_a_rejection_stands_also_when_it_is_judged_again() -> None:
     no = approval("cyd", decision="reject", scorecard=OTHER_FIGURES)
     with pytest.raises(NotApprovedError, match="rejected by cyd"):
         require(no, approval("ann"), approval("ben"))
 
 
-def test_who_has_left_does_not_count() -> None:
-    with pytest.raises(NotApprovedError, match=r"1 of 2 approvals.*1 by people who have left"):
+def test_an_approval_from_before_the_person_changed_does_not_count() -> None:
+    changed = {**SIGNERS, "ben": NOW - 30.0}
+    with pytest.raises(NotApprovedError, match="1 by people who do not sign, or changed since"):
+        require(approval("ann"), approval("ben", age_s=31.0), signers=changed)
+    require(approval("ann"), approval("ben", age_s=29.0), signers=changed)
+
+
+def test_who_does_not_sign_does_not_count() -> None:
+    with pytest.raises(NotApprovedError, match=r"1 of 2 approvals.*1 by people who do not sign"):
         require(approval("ann"), approval("lea"))
     with pytest.raises(NotApprovedError, match="rejected by lea"):
         require(approval("ann"), approval("ben"), approval("lea", decision="reject"))
@@ -121,20 +140,20 @@ def test_a_request_for_changes_of_other_figures_is_dismissed() -> None:
     require(wants, approval("ann"), approval("ben"))
 
 
-def test_a_quorum_of_zero_is_an_error_not_a_setting() -> None:
-    with pytest.raises(PolicyError, match="at least 1, got 0"):
-        require(needed=0)
+@pytest.mark.parametrize("needed", [-1, 0, 1])
+def test_a_quorum_below_two_is_an_error_not_a_setting(needed: int) -> None:
+    with pytest.raises(PolicyError, match=f"at least 2, got {needed}"):
+        require(approval("ann"), approval("ben"), needed=needed)
 
 
 def test_a_round_without_an_author_is_an_error() -> None:
     with pytest.raises(PolicyError, match="name its author"):
         require_quorum(
             [approval("ann")],
-            adapter=ADAPTER,
-            scorecard=SCORECARD,
+            candidate=CANDIDATE,
             authors=set(),
-            gone=(),
-            needed=1,
+            signers=SIGNERS,
+            needed=2,
             now=NOW,
             valid_s=DAY,
         )
@@ -156,6 +175,7 @@ PEOPLE = st.sampled_from(["ann", "ben", "cyd", "olga", "otto"])
             PEOPLE,
             adapter=st.sampled_from([ADAPTER, OTHER]),
             scorecard=st.sampled_from([SCORECARD, SCORECARD, OTHER_FIGURES]),
+            order=st.sampled_from([ORDER, ORDER, OTHER_LAW]),
             decision=st.sampled_from(
                 ["approve", "approve", "approve", "request_changes", "reject"]
             ),
@@ -163,28 +183,28 @@ PEOPLE = st.sampled_from(["ann", "ben", "cyd", "olga", "otto"])
         ),
         max_size=8,
     ),
-    needed=st.integers(1, 4),
+    needed=st.integers(2, 4),
 )
 def test_whatever_was_cast_the_rule_is_the_sentence(cast: list[Approval], needed: int) -> None:
     """Against the rule written a second time, walking backwards from the last decision."""
     heard: set[str] = set()
     yes, held = 0, False
     for one in reversed(cast):
-        if (one.adapter, one.scorecard) != (ADAPTER, SCORECARD) or one.approver in heard:
+        about = (one.adapter, one.scorecard, one.order)
+        if about != (ADAPTER, SCORECARD, ORDER) or one.approver in heard:
             continue
         heard.add(one.approver)
         held = held or one.decision == "request_changes"
-        others = one.approver in ("ann", "ben")  # olga and otto are authors, cyd has left
+        others = one.approver in ("ann", "ben")  # olga and otto are authors, cyd signs no more
         yes += one.decision == "approve" and others and one.at in (NOW, NOW - DAY)
     rejected = any(a.decision == "reject" and a.adapter == ADAPTER for a in cast)
     lawful = yes >= needed and not held and not rejected
     try:
         require_quorum(
             cast,
-            adapter=ADAPTER,
-            scorecard=SCORECARD,
+            candidate=CANDIDATE,
             authors=("olga", "otto"),
-            gone=("cyd",),
+            signers={"ann": 0.0, "ben": 0.0, "olga": 0.0, "otto": 0.0},
             needed=needed,
             now=NOW,
             valid_s=DAY,

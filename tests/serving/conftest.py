@@ -22,14 +22,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from appliance.core.adapters import CONFIG, RECORD, WEIGHTS, content_digest
 from appliance.core.database import Database
-from appliance.core.digests import Digest, digest_bytes
+from appliance.core.digests import Digest, digest_bytes, digest_json
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.open_log import open_log
 from appliance.core.records import Adapter, Approval, Event, Probe, Turn, convert, decode, encode
 from appliance.core.settings import Settings
 from appliance.core.tables import adapters as adapters_table
-from appliance.core.tables import approvals, rounds
+from appliance.core.tables import approvals, rounds, users
 from appliance.engine.bases import Base, Registry
 from appliance.engine.template import Template
 from serving.adapter_shapes import linear_layers
@@ -205,12 +205,15 @@ class Appliance:
             round=number,
             adapter=adapter,
             scorecard=scorecard,
+            order=digest_json({"gates": self.gates}),
             approver=name,
             decision=decision,
             comment="",
             at=time.time() - 1 if at is None else at,
         )
         with self.database.write() as connection:
+            person = {"name": name, "role": "approver", "passphrase_hash": "", "created_at": 0.0}
+            connection.execute(sa.insert(users).prefix_with("OR IGNORE").values(person))
             connection.execute(
                 sa.insert(approvals).values(
                     digest=approval.digest, round=number, adapter=adapter, approver=name,

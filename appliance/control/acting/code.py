@@ -18,10 +18,7 @@ _GRACE_S = 30.0
 """For the box itself, on a machine that is busy."""
 _AT_ONCE = 2
 CODE_MAX_BYTES = 1 << 20
-_FENCE = re.compile(
-    r"^[ ]{0,3}(?P<mark>`{3,}|~{3,})[^\n`]*\n(?P<code>.*?)(?:^[ ]{0,3}(?P=mark)[`~]*[ \t]*$|\Z)",
-    re.MULTILINE | re.DOTALL,
-)
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[^`]{0,200}")
 _room = threading.BoundedSemaphore(_AT_ONCE)
 
 
@@ -38,8 +35,18 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 
 def code_of(answer: str) -> str:
     """The last fenced block of an answer, or all of it where there is none."""
-    blocks = [found["code"] for found in _FENCE.finditer(answer)]
-    return blocks[-1] if blocks else answer
+    # Line by line: one expression over all of it would go back and forth on hostile text.
+    mark, last = "", answer
+    block: list[str] = []
+    for line in answer.splitlines(keepends=True):
+        fence = _FENCE.fullmatch(line.rstrip())
+        if not mark and fence:
+            mark, block = fence[1], []
+        elif mark and line.strip().startswith(mark) and not line.strip().strip(mark[0]):
+            last, mark = "".join(block), ""
+        elif mark:
+            block.append(line)
+    return "".join(block) if mark else last
 
 
 def run_code(ground: Ground, person: Person, code: str) -> Ran:

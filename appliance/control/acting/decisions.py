@@ -10,13 +10,14 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
+from appliance.control import people
 from appliance.control.identity import Person
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground
 from appliance.core import audit
 from appliance.core.digests import Digest, short
 from appliance.core.errors import ConflictError, ForbiddenError, UsageError
-from appliance.core.records import Approval, decode, encode
+from appliance.core.records import Approval, Candidate, decode, encode
 from appliance.core.tables import adapters, approvals
 from policies.access import Act
 from policies.lifecycle import State
@@ -38,6 +39,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     adapter: Digest | None = None
     """What was looked at; refused where the round has another by now."""
     scorecard: Digest | None = None
+    order: Digest | None = None
 
 
 def decide(ground: Ground, person: Person, number: int, ask: Decision) -> Approval:
@@ -59,12 +61,14 @@ def decide(ground: Ground, person: Person, number: int, ask: Decision) -> Approv
     with ground.database.write() as connection:
         # Read under the write lock: what is signed is what waits at this very moment.
         round_ = Rounds.read(connection, number)
-        adapter, scorecard = _candidate(round_, ask)
+        candidate = _candidate(round_, ask)
+        people.require_still(connection, person)
         _require_able(connection, person, round_, ask.decision)
         approval = Approval(
             round=number,
-            adapter=adapter,
-            scorecard=scorecard,
+            adapter=candidate.adapter,
+            scorecard=candidate.scorecard,
+            order=candidate.order or msgspec.UNSET,
             approver=person.name,
             decision=ask.decision,
             comment=comment,
@@ -73,13 +77,13 @@ def decide(ground: Ground, person: Person, number: int, ask: Decision) -> Approv
         _require_new(connection, approval)
         audit.record(
             connection, actor=person.name, act=f"round.{ask.decision}", subject=str(number), at=at,
-            adapter=adapter, scorecard=scorecard, comment=comment,
+            comment=comment, **msgspec.to_builtins(candidate),
         )  # fmt: skip
         connection.execute(
             sa.insert(approvals).values(
                 digest=approval.digest,
                 round=number,
-                adapter=adapter,
+                adapter=candidate.adapter,
                 approver=person.name,
                 record=encode(approval).decode(),
             )
@@ -87,26 +91,27 @@ def decide(ground: Ground, person: Person, number: int, ask: Decision) -> Approv
     return approval
 
 
-def _candidate(round_: Round, ask: Decision) -> tuple[Digest, Digest]:
+def _candidate(round_: Round, ask: Decision) -> Candidate:
     number = round_.round
     if round_.state is not State.AWAITING_APPROVAL:
         raise ConflictError(
             f"round {number} is {round_.state}, nothing waits for a decision",
             next_step=f"espalier review {number} shows what became of it",
         )
-    if round_.adapter is None or round_.scorecard is None:
+    now = round_.candidate
+    if now is None:
         raise ConflictError(f"round {number} has no evaluated adapter")
-    if (ask.adapter or round_.adapter) != round_.adapter:
+    if (ask.adapter or now.adapter) != now.adapter:
         raise ConflictError(
             f"round {number} made {round_.adapter}, you decided about another",
             next_step="look at the candidate as it is now, then decide again",
         )
-    if (ask.scorecard or round_.scorecard) != round_.scorecard:
+    if (ask.scorecard or now.scorecard, ask.order or now.order) != (now.scorecard, now.order):
         raise ConflictError(
-            f"round {number} was judged again: its scorecard is {short(round_.scorecard)} now",
+            f"round {number} was judged again: its scorecard is {short(now.scorecard)} now",
             next_step="look at the candidate as it is now, then decide again",
         )
-    return round_.adapter, round_.scorecard
+    return now
 
 
 def _require_able(connection: sa.Connection, person: Person, round_: Round, decision: str) -> None:
@@ -136,8 +141,7 @@ def _require_new(connection: sa.Connection, approval: Approval) -> None:
         .limit(1)
     ).all()
     for last in (decode(row, Approval) for row in rows):
-        same = (last.adapter, last.scorecard) == (approval.adapter, approval.scorecard)
-        if same and last.decision == approval.decision:
+        if last.candidate == approval.candidate and last.decision == approval.decision:
             raise ConflictError(
                 f"{approval.approver} has already decided on round {approval.round}: "
                 f"{last.decision}"

@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from appliance.control import law
+from appliance.control import law, people
 from appliance.control.identity import Person
 from appliance.control.law import REPEALED, Entry
 from appliance.control.steps import Ground
 from appliance.control.suite_check import require_sound_suite
 from appliance.core import audit
 from appliance.core.digests import Digest
-from appliance.core.errors import ConflictError, NotFoundError, UsageError
+from appliance.core.errors import ConflictError, ForbiddenError, NotFoundError, UsageError
 from appliance.core.tables import proposals
 from policies.access import Act
 from policies.suites import ProposalState, require_accepter, require_open
@@ -133,6 +133,12 @@ def accept(ground: Ground, person: Person, number: int) -> Entry:
     row = _get(ground, number)
     require_open(row.state, number=number)
     require_accepter(proposer=row.proposer, accepter=person.name)
+    label = ground.settings.gateway.label
+    if not person.sees(label):
+        raise ForbiddenError(
+            f"suites have the endpoint's label, {label!r}; you see {person.label!r}",
+            next_step="somebody who may read the change decides about it",
+        )
     if row.object != REPEALED:
         require_sound_suite(ground, row.name, ground.store.get(Digest(row.object)).decode())
     entry = Entry(
@@ -144,6 +150,7 @@ def accept(ground: Ground, person: Person, number: int) -> Entry:
         accepted_by=person.name,
     )
     with ground.database.write() as connection:
+        people.require_still(connection, person)
         _require_still_open(connection, number)
         before = law.in_force_now(connection, "suite", row.name)
         stands = before is not None and before.object == row.replaces

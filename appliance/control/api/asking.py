@@ -72,6 +72,11 @@ def here(request: Request) -> Ground:
     return ground
 
 
+def source_of(request: Request) -> str:
+    """The address that a request came from; behind a proxy, the proxy's."""
+    return request.client.host if request.client else ""
+
+
 # Not async: Argon2 takes tens of milliseconds, so FastAPI runs it in a thread.
 def signed_in(request: Request) -> Person:
     """Who asks: HTTP Basic (name and passphrase), or a token.
@@ -86,7 +91,8 @@ def signed_in(request: Request) -> Person:
         return tokens.bearer(database, credential.strip(), at=time.time())
     name, passphrase = _pair(scheme, credential)
     passphrases: Passphrases = request.app.state.passphrases
-    return passphrases.sign_in(name=name, passphrase=passphrase, at=time.time())
+    source = source_of(request)
+    return passphrases.sign_in(name=name, passphrase=passphrase, at=time.time(), source=source)
 
 
 Number = Annotated[int, Path(ge=0, lt=2**31)]

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from appliance.control.acting import decisions, rounds, serving
 from appliance.control.api.asking import Before, Here, Number, Signed, answer, body_of, takes
-from appliance.control.review import review, summary
+from appliance.control.reading.words import reviewed, summarised
 from appliance.control.rounds import Rounds
 from policies.access import Act
 
@@ -24,7 +24,7 @@ def list_rounds(
     """Rounds, newest first, of numbers below `before`."""
     who.require(Act.VIEW)
     found = Rounds(here.database).some(before=before, limit=limit)
-    return answer([summary(here, one) for one in found])
+    return answer([summarised(here, who, one) for one in found])
 
 
 @router.post("/rounds", status_code=201, **takes(rounds.Start))
@@ -32,14 +32,14 @@ def start(
     here: Here, who: Signed, ask: Annotated[rounds.Start, Depends(body_of(rounds.Start))]
 ) -> Response:
     """Start a round."""
-    return answer(summary(here, rounds.start(here, who, ask)), 201)
+    return answer(summarised(here, who, rounds.start(here, who, ask)), 201)
 
 
 @router.get("/rounds/{number}")
 def show(number: Number, here: Here, who: Signed) -> Response:
     """Everything about a round."""
     who.require(Act.VIEW)
-    return answer(review(here, Rounds(here.database).get(number)))
+    return answer(reviewed(here, who, Rounds(here.database).get(number)))
 
 
 @router.post("/rounds/{number}/decision", **takes(decisions.Decision))
@@ -51,7 +51,7 @@ def decide(
 ) -> Response:
     """Approve, request changes, or reject. Needs the passphrase: a token is refused."""
     decisions.decide(here, who, number, ask)
-    return answer(review(here, Rounds(here.database).get(number)))
+    return answer(reviewed(here, who, Rounds(here.database).get(number)))
 
 
 @router.post("/rounds/{number}/cancel", **takes(rounds.Why))
@@ -62,7 +62,7 @@ def cancel(
     ask: Annotated[rounds.Why, Depends(body_of(rounds.Why))],
 ) -> Response:
     """End a round before its verdict."""
-    return answer(summary(here, rounds.cancel(here, who, number, ask)))
+    return answer(summarised(here, who, rounds.cancel(here, who, number, ask)))
 
 
 @router.post("/rounds/{number}/revise", **takes(rounds.Why))
@@ -73,7 +73,7 @@ def revise(
     ask: Annotated[rounds.Why, Depends(body_of(rounds.Why))],
 ) -> Response:
     """Make the waiting candidate again under the law now in force."""
-    return answer(summary(here, rounds.revise(here, who, number, ask)))
+    return answer(summarised(here, who, rounds.revise(here, who, number, ask)))
 
 
 @router.post("/rounds/{number}/release")

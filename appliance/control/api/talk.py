@@ -28,9 +28,12 @@ def list_versions(here: Here, who: Signed) -> Response:
 
 
 @router.post("/talk", **takes(talk.Ask))
-def ask(here: Here, who: Signed, ask: Annotated[talk.Ask, Depends(body_of(talk.Ask))]) -> Response:
+async def ask(
+    here: Here, who: Signed, ask: Annotated[talk.Ask, Depends(body_of(talk.Ask))]
+) -> Response:
     """The answers of all versions, once they are whole."""
-    return answer(asyncio.run(talk.collect(talk.prepare(here, who, ask))))
+    # A thread is held while the order is made, none while versions answer.
+    return answer(await talk.collect(await asyncio.to_thread(talk.prepare, here, who, ask)))
 
 
 @router.post("/talk/stream", **takes(talk.Ask))

@@ -97,8 +97,11 @@ def is_own_origin(headers: Headers) -> bool:
 
     Browsers send Origin with every POST; a request without it is not from a form of ours.
     """
-    origin = headers.get("origin", "")
-    return bool(origin) and urlsplit(origin).netloc == headers.get("host", "")
+    try:
+        origin = urlsplit(headers.get("origin", "")).netloc
+    except ValueError:
+        return False
+    return bool(origin) and origin == headers.get("host", "")
 
 
 def _refusal(request: Request, status: int, message: str, next_step: str) -> Response:

@@ -56,12 +56,11 @@ def utc(at: float) -> str:
 
 
 def mib(num_bytes: float) -> str:
-    """Bytes → 1,024 MiB."""
-    return (
-        f"{num_bytes / 2**20:,.1f} MiB"
-        if num_bytes < 10 * 2**20
-        else f"{num_bytes / 2**20:,.0f} MiB"
-    )
+    """Bytes → 0.5 MiB, 1,024 MiB, 187.3 GiB."""
+    if num_bytes >= 10 * 2**30:
+        return f"{num_bytes / 2**30:,.1f} GiB"
+    digits = 1 if num_bytes < 10 * 2**20 else 0
+    return f"{num_bytes / 2**20:,.{digits}f} MiB"
 
 
 def cut(text: str, most: int = 4000) -> str:

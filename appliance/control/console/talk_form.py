@@ -83,7 +83,7 @@ class State(msgspec.Struct, kw_only=True):
         Raises:
             UsageError: there is no answer on that side.
         """
-        if not text.isdecimal() or int(text) >= len(self.answers):
+        if len(text) > 1 or not text.isdecimal() or int(text) >= len(self.answers):
             raise UsageError("there is no such answer", next_step="ask first")
         return int(text)
 

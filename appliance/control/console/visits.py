@@ -1,5 +1,6 @@
 """Who is in front of the browser: the session behind the cookie, its CSRF token, the signature."""
 
+import asyncio
 import hashlib
 import hmac
 import sqlite3
@@ -23,6 +24,8 @@ from appliance.core.errors import ForbiddenError, RecordError, SignInError
 COOKIE = "espalier_session"
 THEME = "espalier_theme"
 _FIELDS_MAX = 2000
+_FORM_MAX_BYTES = 8 << 20
+_STRANGERS_MAX_BYTES = 64 << 10
 _LIVE_S = 5
 
 
@@ -140,13 +143,27 @@ async def read_fields(request: Request) -> Fields:
             "this form was not sent from a page of this console",
             next_step="open the console's own page; behind a proxy, let it pass Host and Origin on",
         )
+    most = _STRANGERS_MAX_BYTES if session_cookie(request) == "" else _FORM_MAX_BYTES
+    if int(request.headers.get("content-length", "0")) > most:
+        raise RecordError(f"a form has at most {most} bytes", next_step="send less at once")
+    body = await request.body()
+    return await asyncio.to_thread(_parse, body)
+
+
+def _parse(body: bytes) -> Fields:
     try:
-        text = (await request.body()).decode()
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS_MAX, errors="strict")
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX, errors="strict"
+        )
     except ValueError as error:
         raise RecordError(f"not a form: {error}") from error
     # Browsers end a form's lines with CR LF; nobody typed the CR.
     return Fields([(name, value.replace("\r\n", "\n")) for name, value in pairs])
+
+
+def session_cookie(request: Request) -> str:
+    """The cookie's secret; empty where none came."""
+    return request.cookies.get(COOKIE, "")
 
 
 Form = Annotated[Fields, Depends(fields_of)]
@@ -167,7 +184,10 @@ def signer(request: Request, form: Form) -> Person:
             "your passphrase signs this, and it is missing", next_step="give it below"
         )
     try:
-        return passphrases.sign_in(name=session.person.name, passphrase=given, at=time.time())
+        # By session: guesses of strangers at the door do not keep a person here from signing.
+        source = hashlib.sha256(session.csrf.encode()).hexdigest()[:16]
+        name = session.person.name
+        return passphrases.sign_in(name=name, passphrase=given, at=time.time(), source=source)
     except SignInError as error:
         raise SignInError(
             "this is not your passphrase: nothing was done", next_step="give it again below"

@@ -144,7 +144,7 @@ def counts_of(database: Database, dataset: str) -> Counts:
             sa.func.count().label("trajectories"),
             sa.func.sum(_m.num_examples).label("examples"),
             sa.func.sum(_m.num_corrections).label("corrections"),
-            sa.func.sum(_m.num_examples > 0).label("used"),
+            sa.func.sum(sa.case((_m.num_examples > 0, 1), else_=0)).label("used"),
         )
         .where(_m.dataset == dataset)
         .group_by(_m.excluded)

@@ -1,6 +1,7 @@
 """The checks of a review: each gate on each suite, with its numbers and its reason in words."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -60,6 +61,18 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """Items that were left out: the dataset holds them."""
 
 
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A suite that no gate reads: living ones, as a rule. It decides nothing, and people look."""
+
+    suite: str
+    kind: str
+    num_items: int
+    champion_passed: int
+    candidate_passed: int
+    gained: int
+    lost: int
+
+
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
     """What the gates say."""
 
@@ -67,6 +80,7 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     """Why, in one sentence."""
     checks: tuple[Check, ...]
+    measured: tuple[Measured, ...]
     quorum: int
     names_hidden: bool
     """Canaries are named by number: their names are words of the data, above the reader's label."""
@@ -92,9 +106,17 @@ def of(ground: Ground, person: Person, number: int) -> Checks:
         verdict=judged.verdict,
         summary=_summary(judged.verdict, checks),
         checks=checks,
+        measured=tuple(_measured(scorecard, gates)),
         quorum=gates.quorum,
         names_hidden=hidden and any(suite.kind == "canary" for suite in scorecard.suites),
     )
+
+
+def _measured(scorecard: Scorecard, gates: Gates) -> Iterator[Measured]:
+    for suite in scorecard.suites:
+        if not any(gate.covers(suite) for gate in gates.gate):
+            values = {name: getattr(suite, name) for name in Measured.__struct_fields__}
+            yield Measured(**values)
 
 
 def _with_numbered_canaries(scorecard: Scorecard) -> Scorecard:

@@ -27,6 +27,7 @@ _SHOWN_CHARS = 1_200
 _ALL_CHARS = 6_000
 _MAX_CALL_CHARS = 200_000
 _MAX_CALLS = 10
+_MAX_DEPTH = 8
 _MAX_ARGUMENTS = 20
 _ARGUMENT_CHARS = 400
 _AROUND = 40
@@ -145,15 +146,17 @@ def _json(text: str) -> Any:
         return None
 
 
-def _calls_of(value: Any) -> list[Call]:
+def _calls_of(value: Any, depth: int = 0) -> list[Call]:
+    if depth > _MAX_DEPTH:
+        return []
     if isinstance(value, list):
-        return [call for one in value[:_MAX_CALLS] for call in _calls_of(one)]
+        return [call for one in value[:_MAX_CALLS] for call in _calls_of(one, depth + 1)]
     if not isinstance(value, dict):
         return []
     if isinstance(value.get("tool_calls"), list):
-        return _calls_of(value["tool_calls"])
+        return _calls_of(value["tool_calls"], depth + 1)
     if isinstance(value.get("function"), dict):
-        return _calls_of(value["function"])
+        return _calls_of(value["function"], depth + 1)
     arguments = value.get("arguments", value.get("parameters"))
     # On OpenAI's wire the arguments are a JSON text.
     if isinstance(arguments, str):

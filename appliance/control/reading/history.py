@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from appliance.control.identity import Person
-from appliance.control.reading import candidate, marks
+from appliance.control.reading import candidate, marks, words
 from appliance.control.reading.marks import Comment
 from appliance.control.reading.rounds import history_of
 from appliance.control.rounds import Round, Rounds
@@ -61,16 +61,24 @@ def of(ground: Ground, person: Person, number: int) -> History:
         said = [one for one in said if one.suite is None]
     return History(
         comments=said,
-        decisions=decisions_of(round_, approvals_of(ground.database, number)),
-        entries=history_of(ground, number),
+        decisions=_read(
+            ground, person, decisions_of(round_, approvals_of(ground.database, number))
+        ),
+        entries=tuple(words.entries(ground, person, history_of(ground, number))),
         viewers=viewers,
         votes=votes,
     )
 
 
+def _read(ground: Ground, person: Person, cast: list[Cast]) -> list[Cast]:
+    if words.reads(ground, person):
+        return cast
+    return [msgspec.structs.replace(one, comment=words.HIDDEN) for one in cast]
+
+
 def decisions_of(round_: Round, cast: list[Approval]) -> list[Cast]:
     """Every decision in the order in which they were made, marked where it counts no more."""
-    last: dict[Any, Approval] = {(one.approver, one.adapter, one.scorecard): one for one in cast}
+    last: dict[Any, Approval] = {(one.approver, one.candidate): one for one in cast}
     return [
         Cast(
             approver=one.approver,
@@ -79,8 +87,8 @@ def decisions_of(round_: Round, cast: list[Approval]) -> list[Cast]:
             at=one.at,
             adapter=one.adapter,
             scorecard=one.scorecard,
-            dismissed=(one.adapter, one.scorecard) != (round_.adapter, round_.scorecard),
-            superseded=last[one.approver, one.adapter, one.scorecard] is not one,
+            dismissed=one.candidate != round_.candidate,
+            superseded=last[one.approver, one.candidate] is not one,
         )
         for one in cast
     ]

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from appliance.control.identity import Person
 from appliance.control.reading.gains import gains_of
 from appliance.control.reading.pulse import Pulse, PulseTaker
-from appliance.control.review import summary
+from appliance.control.reading.words import summarised
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground, approvals_of, gates_of
 from appliance.core.records import Release, decode
@@ -54,7 +54,7 @@ def overview(ground: Ground, person: Person, taker: PulseTaker) -> Overview:
         serving=serving,
         number=number_of(ground, serving.adapter) if serving else None,
         waiting=tuple(waiting_for(ground, person)),
-        rounds=tuple(summary(ground, one) for one in past),
+        rounds=tuple(summarised(ground, person, one) for one in past),
         gains=tuple(gains_of(ground, past)),
         pulse=taker.now(),
     )
@@ -104,7 +104,7 @@ def why_not_sign(ground: Ground, person: Person, round_: Round) -> str:
     if label is not None and not person.sees(label):
         return f"its label is {label}, you see {person.label}"
     last = [a for a in approvals_of(ground.database, round_.round) if a.approver == person.name]
-    if last and (last[-1].adapter, last[-1].scorecard) == (round_.adapter, round_.scorecard):
+    if last and last[-1].candidate == round_.candidate:
         return {"approve": "you approved it", "request_changes": "you requested changes"}.get(
             last[-1].decision, "you rejected it"
         )
@@ -153,7 +153,7 @@ def _needed(ground: Ground, round_: Round) -> str:
     signed = {
         a.approver
         for a in approvals_of(ground.database, round_.round)
-        if (a.adapter, a.scorecard, a.decision) == (round_.adapter, round_.scorecard, "approve")
+        if (a.candidate, a.decision) == (round_.candidate, "approve")
         and time.time() - a.at <= ground.settings.round.approval_hours * 3600
     }
     left = max(gates_of(ground, round_).quorum - len(signed - set(round_.authors)), 0)

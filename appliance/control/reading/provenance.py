@@ -195,7 +195,7 @@ def _approval_reader(round_: Round, row: Any) -> Callable[[Digest], Facts]:
         approval = decode(row.record, Approval)
         if approval.digest != digest:
             raise IntegrityError("the record is not what its digest says")
-        current = (approval.adapter, approval.scorecard) == (round_.adapter, round_.scorecard)
+        current = approval.candidate == round_.candidate
         return [
             ("by", approval.approver),
             ("decision", approval.decision.replace("_", " ")),

@@ -9,8 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from appliance.control.identity import Person
+from appliance.control.reading import words
 from appliance.control.reading.gains import Gain, gains_of
-from appliance.control.review import review
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground
 from appliance.core.audit import Entry
@@ -64,7 +64,7 @@ def page(ground: Ground, person: Person, before: int | None) -> Page:
     found = Rounds(ground.database).some(before=before, limit=PAGE + 1)
     shown = found[:PAGE]
     return Page(
-        rounds=tuple(shown),
+        rounds=tuple(words.seen(ground, person, one) for one in shown),
         gains=tuple(gains_of(ground, shown)),
         before=shown[-1].round if len(found) > PAGE else None,
     )
@@ -83,14 +83,14 @@ def detail(ground: Ground, person: Person, number: int) -> Detail:
     past = gains_of(ground, rounds.some(before=number + 1, limit=_PAST))
     history = history_of(ground, number)
     return Detail(
-        round=round_,
-        review=review(ground, round_),
+        round=words.seen(ground, person, round_),
+        review=words.reviewed(ground, person, round_),
         steps=_steps(history, round_),
         curve=_curve(work / "curve.jsonl"),
         gain=past[0],
         past=tuple(reversed([gain for gain in past if gain.target is not None])),
-        log=_log(work),
-        history=history,
+        log=_log(work) if words.reads(ground, person) else (),
+        history=tuple(words.entries(ground, person, history)),
     )
 
 

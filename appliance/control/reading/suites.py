@@ -13,7 +13,7 @@ from appliance.control.identity import Person
 from appliance.control.law import REPEALED
 from appliance.control.steps import Ground
 from appliance.core.digests import Digest
-from appliance.core.errors import ForbiddenError, NotFoundError
+from appliance.core.errors import ForbiddenError, IntegrityError, NotFoundError
 from appliance.core.objects import ObjectStore
 from appliance.core.records import Item, decode
 from appliance.core.tables import law, proposals
@@ -151,7 +151,11 @@ class _Head(msgspec.Struct):
 
 
 def _line(ground: Ground, row: Any, began: Any, open_: list[int]) -> SuiteLine:
-    held = held_in(ground.store, row.object)
+    try:
+        held = held_in(ground.store, row.object)
+    except (NotFoundError, IntegrityError):
+        # One that is damaged on disk must not take the others with it.
+        held = Held(row.name, "damaged", ())
     return SuiteLine(
         name=row.name,
         suite=held.suite,

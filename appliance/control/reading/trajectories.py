@@ -24,7 +24,7 @@ TEXT_MAX = 200
 
 _SEARCH_S = 0.02
 """After so long a search stops for breath."""
-_AT_A_TIME = 400
+_AT_A_TIME = 200
 _PHRASE_MAX = 16
 """Characters that the index is asked for; the rest is looked for in what it found. A long phrase
 has the index go through the places of each of its trigrams."""

@@ -1,12 +1,10 @@
 """What a person may see of the trajectories, as sets: labels, teams, projects, agents, adapters.
 
 Going through every row for them would take longer than a page may. All of it is read once; from
-then on only what has changed since, at most once a second. A label that came less than a second
-ago is not visible yet to anybody.
+then on only what has changed since.
 """
 
 import threading
-import time
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -20,12 +18,14 @@ from appliance.core.tables import adapters, trajectories
 NUM_ADAPTERS = 100
 
 _NAMES = ("team", "project", "agent", "adapter")
-_LOOK_EVERY_S = 1.0
 _SLACK_S = 60.0
 """A batch of the collectors bears the time at which it began."""
 
 _t = trajectories.c
-_NEWEST = sa.select(sa.func.max(_t.changed_at))
+_NEWEST = sa.select(
+    sa.select(sa.func.max(_t.changed_at)).scalar_subquery(),
+    sa.select(sa.func.max(sa.literal_column("rowid"))).select_from(trajectories).scalar_subquery(),
+)
 # Made once: building a statement takes longer than running it.
 _PAIRS = {
     name: sa.select(_t.label, _t[name]).where(_t.changed_at >= sa.bindparam("since")).distinct()
@@ -49,28 +49,28 @@ class _Known:
     def __init__(self) -> None:
         self._pairs: dict[str, set[tuple[str, str | None]]] = {name: set() for name in _NAMES}
         self._since = -1.0
-        self._looked_at = -_LOOK_EVERY_S
+        self._seen: tuple[float, int] | None = None
         self._lock = threading.Lock()
 
     def pairs(self, database: Database) -> dict[str, set[tuple[str, str | None]]]:
-        with self._lock:
-            if time.monotonic() - self._looked_at >= _LOOK_EVERY_S:
-                self._look(database)
-                self._looked_at = time.monotonic()
+        with self._lock, database.read() as connection:
+            newest, last = connection.execute(_NEWEST).one()
+            # Never older than the database: browsers keep pages by the database's version.
+            if newest is not None and (newest, last) != self._seen:
+                for name, query in _PAIRS.items():
+                    found = connection.execute(query, {"since": self._since}).all()
+                    self._pairs[name] |= {(row[0], row[1]) for row in found}
+                self._seen, self._since = (newest, last), newest - _SLACK_S
             return {name: set(pairs) for name, pairs in self._pairs.items()}
-
-    def _look(self, database: Database) -> None:
-        with database.read() as connection:
-            newest = connection.scalar(_NEWEST)
-            for name, query in _PAIRS.items():
-                found = connection.execute(query, {"since": self._since}).all()
-                self._pairs[name] |= {(row[0], row[1]) for row in found}
-        if newest is not None:
-            self._since = newest - _SLACK_S
 
 
 _known: WeakKeyDictionary[Database, _Known] = WeakKeyDictionary()
 _lock = threading.Lock()
+
+
+def warm(ground: Ground) -> None:
+    """Read what is kept between requests, so that nobody waits for it."""
+    _pairs(ground)
 
 
 def labels(ground: Ground, person: Person) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.control.reading import visible
 from appliance.control.steps import Ground
 from appliance.core.database import Database
 from appliance.core.home import Home
@@ -38,12 +37,6 @@ def settings() -> Settings:
 @pytest.fixture
 def ground(desk: Desk, database: Database) -> Ground:
     return Ground(desk.home, Settings(), database, desk.store)
-
-
-@pytest.fixture(autouse=True)
-def fresh_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A label that came just now is seen at once."""
-    monkeypatch.setattr(visible, "_LOOK_EVERY_S", 0.0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 from appliance.control import law
 from appliance.control.acting import law as acting
 from appliance.control.console.asking import Before, Form, Here, Reader, page, see_other
+from appliance.control.reading import words
 from appliance.core import audit
 from appliance.core.errors import NotFoundError
 from policies.access import Act
@@ -56,7 +57,7 @@ def audit_log(
     who.require(Act.VIEW)
     with here.database.read() as connection:
         found = audit.newest(connection, before=before, act=act, limit=_PAGE + 1)
-    shown = found[:_PAGE]
+    shown = words.entries(here, who, found[:_PAGE])
     return page(
         request, "audit.html", title="Audit log", entries=shown, act=act,
         before=shown[-1].sequence if len(found) > _PAGE else None,

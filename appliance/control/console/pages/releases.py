@@ -36,5 +36,5 @@ def kill(here: Here, who: Signer, form: Form) -> Response:
 def again(here: Here, who: Signer, form: Form) -> Response:
     """Release a round's adapter again: its approvals are checked again."""
     given = form.get("round", "")
-    serving.release_again(here, who, int(given) if given.isdecimal() else 0)
+    serving.release_again(here, who, int(given) if given.isdecimal() and len(given) < 10 else 0)
     return see_other("/releases", notice="released")

@@ -22,6 +22,7 @@ from appliance.control.reading import rounds as reading
 from appliance.core.errors import RecordError
 
 router = APIRouter()
+_SIGNED = ("decision", "comment", "adapter", "scorecard", "order")
 
 
 @router.get("/rounds")
@@ -60,7 +61,7 @@ def round_(request: Request, number: Number, here: Here, who: Reader) -> Respons
 @router.post("/rounds/{number}/decision")
 def decide(number: Number, here: Here, who: Signer, form: Form) -> Response:
     """Sign: approve, request changes or reject, exactly the candidate that the page showed."""
-    wanted = {name: form.get(name, "") for name in ("decision", "comment", "adapter", "scorecard")}
+    wanted = {name: form.get(name, "") for name in _SIGNED}
     try:
         ask = msgspec.convert(wanted, decisions.Decision)
     except msgspec.ValidationError as error:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 
 from appliance.control import people
-from appliance.control.api.asking import Here
+from appliance.control.api.asking import Here, source_of
 from appliance.control.console.asking import Form, page, see_other
 from appliance.control.console.visits import (
     COOKIE,
@@ -49,7 +49,8 @@ def sign_in(request: Request, here: Here, form: Fields = Depends(read_fields)) -
     name, target = form.get("name", "").strip(), _inside(form.get("next", "/"))
     at = time.time()
     try:
-        person = passphrases.sign_in(name=name, passphrase=form.get("passphrase", ""), at=at)
+        given, source = form.get("passphrase", ""), source_of(request)
+        person = passphrases.sign_in(name=name, passphrase=given, at=at, source=source)
     except ForbiddenError as error:
         return page(
             request, "sign_in.html", status=403, title="Sign in", next=target, name=name,
@@ -83,8 +84,7 @@ def sign_out(request: Request) -> Response:
 @router.post("/theme")
 def choose_theme(request: Request, here: Here, form: Form) -> Response:
     """Light, dark, or as the system says."""
-    origin = urlsplit(request.headers.get("referer", "/"))
-    answer = RedirectResponse(_inside(origin.path or "/"), 303)
+    answer = RedirectResponse(_path_of(request.headers.get("referer", "/")), 303)
     theme = form.get("theme", "auto")
     if theme in ("light", "dark"):
         secure = _is_https(here.settings.control.url)
@@ -96,9 +96,19 @@ def choose_theme(request: Request, here: Here, form: Form) -> Response:
 
 def _inside(target: str) -> str:
     """A path of ours; the overview for anything that leads out."""
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return "/"
     plain = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return target if plain and not parts.scheme and not parts.netloc else "/"
+
+
+def _path_of(referer: str) -> str:
+    try:
+        return _inside(urlsplit(referer).path or "/")
+    except ValueError:
+        return "/"
 
 
 def _is_https(url: str) -> bool:

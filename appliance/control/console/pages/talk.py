@@ -30,9 +30,9 @@ def talk_page(
     here: Here,
     who: Reader,
     trajectory: str = "",
-    node: int | None = None,
-    version: int | None = None,
-    round_: Annotated[int | None, Query(alias="round")] = None,
+    node: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    version: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    round_: Annotated[int | None, Query(alias="round", ge=0, lt=2**31)] = None,
     model: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
     """The empty form; or one that is filled with a past turn, or with a round's two sides."""
@@ -47,17 +47,18 @@ def talk_page(
 
 
 @router.post("/talk")
-def ask(request: Request, here: Here, who: Reader, form: Form) -> Response:
+async def ask(request: Request, here: Here, who: Reader, form: Form) -> Response:
     """Ask, and wait for the answers; or go on with one of them; or have one more field."""
     state = talk_form.read(form)
     do, _, side = form.get("do", "ask").partition(":")
     if do == "continue":
         state.go_on(side)
     elif do == "ask":
-        order = _order(here, who, state)
+        # A thread is held while the order and the page are made, none while versions answer.
+        order = await asyncio.to_thread(_order, here, who, state)
         state.asked = state.prompt
-        state.answers = asyncio.run(talk.collect(order))
-    return _page(request, here, who, state)
+        state.answers = await talk.collect(order)
+    return await asyncio.to_thread(_page, request, here, who, state)
 
 
 @router.post("/talk/stream")

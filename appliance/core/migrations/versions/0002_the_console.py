@@ -8,7 +8,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_LAST = ("team", "agent", "outcome", "adapter")
+_LAST = ("team", "project", "agent", "outcome", "adapter")
 
 
 def upgrade() -> None:
@@ -103,6 +103,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("users") as users:
         users.add_column(sa.Column("label", sa.Text(), nullable=False, server_default="internal"))
+        users.add_column(sa.Column("changed_at", sa.Float(), nullable=False, server_default="0"))
         users.add_column(sa.Column("ended_at", sa.Float(), nullable=True))
     with op.batch_alter_table("law") as law:
         law.add_column(sa.Column("accepted_by", sa.Text(), nullable=True))
