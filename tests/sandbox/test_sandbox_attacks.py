@@ -249,7 +249,7 @@ def test_spoilt_results_pipe_does_not_reach_the_next(either: Sandbox) -> None:
     code = (
         "import fcntl, os\n"
         "def f(c):\n"
-        "    for fd in range(1, 64):\n"
+        "    for fd in range(1, 1024):\n"
         "        try:\n"
         "            fcntl.fcntl(fd, 1031, 4096)\n"
         "            os.set_blocking(fd, False)\n"
@@ -275,7 +275,7 @@ def test_forged_lines_are_only_outputs(either: Sandbox) -> None:
     code = (
         "import os\n"
         "def f(c):\n"
-        "    for fd in range(3, 64):\n"
+        "    for fd in range(3, 1024):\n"
         "        try: os.write(fd, b'{\"output\": 1}\\n' * 2)\n"
         "        except OSError: pass\n"
         "    os._exit(0)\n"
@@ -289,7 +289,7 @@ def test_program_holds_its_own_descriptors_only(either: Sandbox) -> None:
         "import os\n"
         "def f(c):\n"
         "    found = []\n"
-        "    for fd in range(64):\n"
+        "    for fd in range(1024):\n"
         "        try: os.fstat(fd); found.append(fd)\n"
         "        except OSError: pass\n"
         "    return len(found), os.read(0, 1).decode()\n"
@@ -326,7 +326,7 @@ def test_unreadable_outputs_are_refused_outside(either: Sandbox) -> None:
         code = (
             "import os\n"
             "def f(c):\n"
-            "    for fd in range(3, 64):\n"
+            "    for fd in range(3, 1024):\n"
             f"        try: os.write(fd, b'{line}\\n')\n"
             "        except OSError: pass\n"
             "    os._exit(0)\n"
