@@ -25,13 +25,13 @@ def require_quorum(
 
     `decisions` are in the order in which they were made. A candidate is an adapter with its
     scorecard and the law that it was judged by: a decision about another digest, about other
-    figures or under another law counts for nothing. Of each
-    person the last decision counts. An author's approval counts for nothing, and so does one older
-    than `valid_s`. `signers` are all who may approve now, each with the moment since which role,
-    label and passphrase are what they are: an approval of anybody else, or from before that moment,
-    counts for nothing, for it may have changed because somebody else had the passphrase. One
-    rejection of this adapter outweighs every approval, whoever wrote it, however old it is and whatever the figures were; a request for
-    changes holds until the same person approves.
+    figures or under another law counts for nothing. Of each person the last decision counts. An
+    author's approval counts for nothing, and so does one older than `valid_s`. `signers` are all
+    who may approve now, each with the moment since which role, label and passphrase are what they
+    are: an approval of anybody else, or from before that moment, counts for nothing, for it may
+    have changed because somebody else had the passphrase. One rejection of this adapter outweighs
+    every approval, whoever wrote it, however old it is and whatever the figures were; a request
+    for changes holds until the same person approves.
 
     `authors` are all who made the round what it is: whoever started or revised it and whoever last
     changed its recipe, gates, suites or schedule. `now` is UTC seconds since the epoch.

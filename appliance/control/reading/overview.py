@@ -97,7 +97,7 @@ def waiting_for(ground: Ground, person: Person) -> list[Waiting]:
 def why_not_sign(ground: Ground, person: Person, round_: Round) -> str:
     """Why this person cannot sign for the candidate now; empty where they can."""
     if not person.may(Act.APPROVE):
-        return f"a {person.role} does not sign"
+        return f"the role {person.role} does not sign"
     if person.name in round_.authors:
         return "you are one of its authors"
     label = label_of(ground, round_.adapter)
