@@ -268,3 +268,25 @@ def test_names_of_people_are_text_in_the_page(
     assert "<b onclick" not in page
     assert "&lt;b onclick=alert(1)&gt;eve" in page
     assert visit("bela").get("/people/%3Cb%20onclick=alert(1)%3Eeve").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/sign-in?next=//[", {}),
+        ("/talk?round=100000000000000000000", {}),
+        ("/sign-in", {"origin": "http://["}),
+    ],
+)
+def test_an_address_that_is_none_is_no_fault(
+    visit: Callable[[str], Browser], path: str, headers: dict[str, str]
+) -> None:
+    browser = visit("bela")
+    assert browser.get(path, **headers).status_code < 500
+    assert browser.client.post(path, data={}, headers=headers).status_code < 500
+
+
+def test_a_stranger_sends_no_long_form(visit: Callable[[str], Browser]) -> None:
+    answer = visit("").post("/sign-in", {"name": "x" * (65 << 10)})
+    assert answer.status_code == 400
+    assert "at most" in answer.text

@@ -16,12 +16,11 @@ from appliance.control.console.visits import (
     Form,
     Reader,
     Signer,
-    Visit,
     session_of,
 )
 from appliance.core.errors import EspalierError, SignInError
 
-__all__ = ["Before", "Form", "Here", "Number", "Reader", "Signer", "Visit", "page", "see_other"]
+__all__ = ["Before", "Form", "Here", "Number", "Reader", "Signer", "page", "see_other"]
 
 _HIDDEN = ("csrf", "passphrase", "new_passphrase", "again")
 

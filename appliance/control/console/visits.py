@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl
 
-import msgspec
 from fastapi import Depends, Request
 
 from appliance.control.console.guard import is_own_origin
@@ -194,14 +193,8 @@ def signer(request: Request, form: Form) -> Person:
         ) from error
 
 
-Visit = Annotated[Session, Depends(session_here)]
 Reader = Annotated[Person, Depends(reader)]
 Signer = Annotated[Person, Depends(signer)]
-
-
-def with_passphrase(person: Person) -> Person:
-    """That person, as after giving the passphrase."""
-    return msgspec.structs.replace(person, fresh=True)
 
 
 def _etag(request: Request, session: Session) -> str:

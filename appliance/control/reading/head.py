@@ -3,7 +3,7 @@
 import msgspec
 
 from appliance.control.identity import Person
-from appliance.control.reading import candidate
+from appliance.control.reading import candidate, words
 from appliance.control.reading.overview import why_not_sign
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground
@@ -46,7 +46,7 @@ def of(ground: Ground, person: Person, number: int) -> Head:
     label = candidate.label_of(ground, round_)
     waits = round_.state is State.AWAITING_APPROVAL
     return Head(
-        round=round_,
+        round=words.seen(ground, person, round_),
         number=row.number if row else None,
         champion_number=champion.number if champion else None,
         base=row.base if row else None,
