@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from appliance.core.errors import EspalierError, UsageError
 
@@ -63,9 +64,8 @@ def _become(module: str, verb: tuple[str, ...], words: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from appliance.control import commands
-
-    act = getattr(commands, arguments.act)
+    module, name = arguments.act.split(".")
+    act = getattr(import_module(f"appliance.control.{module}"), name)
     code: int = act(arguments)
     return code
 
@@ -91,16 +91,16 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--as", dest="person", help="your name (or $ESPALIER_AS)")
         made.add_argument("--passphrase-file", help="else $ESPALIER_PASSPHRASE, else asked for")
 
-    up = verb("up", "up", "start the appliance and print what an agent needs")
+    up = verb("up", "running.up", "start the appliance and print what an agent needs")
     up.add_argument("--foreground", action="store_true", help="stay, and end it with Ctrl-C")
-    verb("down", "down", "end the appliance")
-    verb("status", "status", "what is served, what runs, what waits for you")
-    verb("doctor", "doctor", "what is wrong, and how to mend it")
+    verb("down", "running.down", "end the appliance")
+    verb("status", "running.status", "what is served, what runs, what waits for you")
+    verb("doctor", "running.doctor", "what is wrong, and how to mend it")
 
-    config = verb("config", "config", "every setting, and where its value came from")
+    config = verb("config", "running.config", "every setting, and where its value came from")
     config.add_argument("what", choices=["show"])
 
-    user = verb("user", "user", "people: add, list, set (role, label, passphrase, access)")
+    user = verb("user", "commands.user", "people: add, list, set (role, label, passphrase, access)")
     user.add_argument("what", choices=["add", "list", "set"])
     user.add_argument("new_name", metavar="NAME", nargs="?")
     user.add_argument("--role", help="viewer, operator, approver or admin")
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     user.add_argument("--restore", action="store_true", help="let the person sign in again (set)")
     person(user)
 
-    law = verb("law", "law", "recipe, gates, suites and schedule in force")
+    law = verb("law", "commands.law", "recipe, gates, suites and schedule in force")
     law.add_argument("what", choices=["show", "set", "repeal", "accept", "decline"])
     law.add_argument(
         "kind", nargs="?", help="recipe, gates, suite or schedule; a proposal's number for accept"
@@ -121,22 +121,22 @@ def _parser() -> argparse.ArgumentParser:
     law.add_argument("--name", help="the article's name (default: the file's)")
     person(law)
 
-    made = verb("round", "round_run", "start a round now")
+    made = verb("round", "commands.round_run", "start a round now")
     made.add_argument("what", choices=["run"])
     made.add_argument("--trajectories", choices=["new", "all"], default="new")
     made.add_argument("--idle-s", type=float, help="seal what has been quiet for so long")
     made.add_argument("--wait", action="store_true", help="until a verdict, or until people decide")
     person(made)
 
-    verb("rounds", "rounds", "every round and its verdict")
-    review = verb("review", "review", "what a round made, and what its gates say")
+    verb("rounds", "commands.rounds", "every round and its verdict")
+    review = verb("review", "commands.review", "what a round made, and what its gates say")
     review.add_argument("round", type=int)
     for name, what in (
         ("approve", "sign for a round's adapter"),
         ("request-changes", "hold its release until you approve, or it is made again"),
         ("reject", "say no to it"),
     ):
-        decision = verb(name, "decide", what)
+        decision = verb(name, "commands.decide", what)
         decision.add_argument("round", type=int)
         decision.add_argument("--comment", default="")
         decision.add_argument("--adapter", help="refuse unless the round made exactly this one")
@@ -145,21 +145,23 @@ def _parser() -> argparse.ArgumentParser:
         ("cancel", "end a round before its verdict"),
         ("revise", "make a waiting candidate again under the law now in force"),
     ):
-        change = verb(name, "change_round", what)
+        change = verb(name, "commands.change_round", what)
         change.add_argument("round", type=int)
         change.add_argument("--reason", required=True)
         person(change)
-    release = verb("release", "release", "make the alias mean a released round's adapter again")
+    release = verb(
+        "release", "commands.release", "make the alias mean a released round's adapter again"
+    )
     release.add_argument("round", type=int)
     person(release)
     for name, what in (
         ("rollback", "the alias means the adapter before again"),
         ("kill", "the alias means the base: no adapter serves"),
     ):
-        undo = verb(name, "undo", what)
+        undo = verb(name, "commands.undo", what)
         undo.add_argument("--reason", required=True)
         person(undo)
-    log = verb("log", "log", "the audit log, its chain verified")
+    log = verb("log", "commands.log", "the audit log, its chain verified")
     log.add_argument("--after", type=int, default=0, help="entries after this sequence number")
     return parser
 

@@ -84,6 +84,7 @@ class Database:
         self.engine.dispose()
 
     def _migrate(self) -> None:
+        """Up to this version. There is no way down: whoever goes back takes a backup."""
         from alembic import command
         from alembic.config import Config
         from alembic.migration import MigrationContext

@@ -1,4 +1,4 @@
-"""A whole appliance, started by its command on a small random base, and people to sign in."""
+"""A whole appliance, started by its command; a console over an empty home or the real gateway."""
 
 import base64
 import http.client
@@ -14,13 +14,29 @@ from typing import Any
 import pytest
 
 from appliance.control import supervisor
+from appliance.control.acting import proposals, suites
+from appliance.control.steps import Ground
+from appliance.core import tables
+from appliance.core.database import Database
+from appliance.core.digests import Digest
 from appliance.core.home import Home
+from appliance.core.objects import ObjectStore
+from appliance.core.settings import Settings
 from appliance.engine.bases import Registry
 from tests.adapter_training.conftest import base_folder  # noqa: F401 # registers the fixture
+from tests.control.browser import PASSPHRASE, Browser
+from tests.sandbox.conftest import boxes  # noqa: F401 # registers the fixture
+from tests.serving.conftest import (  # noqa: F401 # registers the fixtures
+    Appliance,
+    GatewayProcess,
+    adapters,
+    appliance,
+    engine,
+    gateway,
+)
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "appliance.control.command")
-PASSPHRASE = "long enough for a test"
 GATES = """schema = "gates/1"
 name = "one"
 [[gate]]
@@ -162,7 +178,7 @@ def running(
         "[assembly]\nidle_s = 0.5\n"
     )
     Registry(home).add_directory(base_folder, "small", origin="test")
-    appliance = Running(home, scratch)
+    appliance = Running(home, scratch)  # noqa: F811
     secret = appliance.write("passphrase", PASSPHRASE)
     for name, role in (("ada", "admin"), ("olga", "operator"), ("bela", "approver")):
         words = ("user", "add", name, "--role", role, "--new-passphrase-file", secret)
@@ -172,3 +188,57 @@ def running(
     appliance.started = up.json
     yield appliance
     assert appliance.run("down").code == 0
+
+
+@pytest.fixture
+def ground(home: Home, database: Database, store: ObjectStore) -> Ground:
+    return Ground(home, Settings(), database, store)
+
+
+@pytest.fixture
+def served(
+    appliance: Appliance,  # noqa: F811
+    gateway: GatewayProcess,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ground:
+    """The control plane's view of the home that the real gateway serves."""
+    host, _, port = gateway.url.removeprefix("http://").rpartition(":")
+    monkeypatch.setattr(supervisor, "running", lambda _: {"gateway": [host, int(port)]})
+    with appliance.database.write() as connection:
+        for table in (tables.law, tables.proposals, tables.trajectories):
+            connection.execute(table.delete())
+    store = ObjectStore(appliance.home.objects)
+    return Ground(appliance.home, appliance.settings, appliance.database, store)
+
+
+@pytest.fixture
+def released(
+    appliance: Appliance,  # noqa: F811
+    gateway: GatewayProcess,  # noqa: F811
+    adapters: list[Digest],  # noqa: F811
+) -> Digest:
+    now = gateway.admin("GET", "/releases")["adapter"]
+    if now is None:
+        gateway.release(appliance, adapters[0])
+    return adapters[0]
+
+
+@pytest.fixture
+def olga(ground: Ground) -> Iterator[Browser]:
+    browser = Browser.signed_in(ground, "olga", "operator")
+    yield browser
+    browser.client.close()
+
+
+@pytest.fixture
+def bela(ground: Ground) -> Iterator[Browser]:
+    browser = Browser.signed_in(ground, "bela", "approver")
+    yield browser
+    browser.client.close()
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the program that reads a suite as evaluation does."""
+    for module in (suites, proposals):
+        monkeypatch.setattr(module, "require_sound_suite", lambda *_: None)

@@ -13,8 +13,8 @@ from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.settings import Gateway, Settings
 from appliance.core.tables import rounds
+from tests.control.browser import Browser
 from tests.control.reviewing import Asked, a_round, said
-from tests.control.signed_in import Browser
 
 WORD = "zanzibar"
 
@@ -43,14 +43,14 @@ def ground(home: Home, database: Database, store: ObjectStore) -> Ground:
 
 @pytest.fixture
 def low(ground: Ground) -> Iterator[Browser]:
-    browser = Browser(ground, "vera", "viewer", "public")
+    browser = Browser.signed_in(ground, "vera", "viewer", "public")
     yield browser
     browser.client.close()
 
 
 @pytest.fixture
 def high(ground: Ground) -> Iterator[Browser]:
-    browser = Browser(ground, "olga", "operator", "secret/finance")
+    browser = Browser.signed_in(ground, "olga", "operator", "secret/finance")
     yield browser
     browser.client.close()
 
@@ -63,8 +63,8 @@ ROUTES = ("/rounds", "/rounds/1", "/rounds/1/review", "/audit", "/overview")
 def test_a_page_hides_the_word_from_who_may_not_read_it(
     low: Browser, high: Browser, path: str
 ) -> None:
-    assert WORD in high.get(path)
-    assert WORD not in low.get(path)
+    assert WORD in high.page(path)
+    assert WORD not in low.page(path)
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -1,17 +1,14 @@
 """Talking to versions, over the real gateway and a simulated engine."""
 
 import asyncio
-import json
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 
-from appliance.control import console_key, supervisor
+from appliance.control import own_keys, supervisor
 from appliance.control.acting import code as running
 from appliance.control.acting import talk
 from appliance.control.acting.said import Answer, Problem, Said
@@ -20,55 +17,16 @@ from appliance.control.identity import Person
 from appliance.control.reading import talk as reading
 from appliance.control.steps import Ground
 from appliance.core.digests import Digest, short
-from appliance.core.errors import (
-    EspalierError,
-    ForbiddenError,
-    NotFoundError,
-    UnavailableError,
-    UsageError,
-)
-from appliance.core.objects import ObjectStore
-from appliance.core.tables import adapters as adapters_table
-from appliance.core.tables import keys, releases, rounds
-from tests.sandbox.conftest import boxes  # noqa: F401 # registers the fixture
-from tests.serving.conftest import (  # noqa: F401 # registers the fixtures
-    ALIAS,
-    Appliance,
-    GatewayProcess,
-    adapters,
-    appliance,
-    engine,
-    gateway,
-    say,
-)
+from appliance.core.errors import EspalierError, ForbiddenError, NotFoundError, UsageError
+from appliance.core.tables import keys
+from tests.control.talking import CARL
+from tests.serving.conftest import ALIAS, Appliance, say
 from tests.serving.engine_simulator import EngineSimulator
 
-CARL = Person(name="carl", role="approver", label="internal")
-
 
 @pytest.fixture
-def ground(
-    appliance: Appliance,  # noqa: F811
-    gateway: GatewayProcess,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> Ground:
-    """The control plane's view of the home that the gateway serves."""
-    host, _, port = gateway.url.removeprefix("http://").rpartition(":")
-    monkeypatch.setattr(supervisor, "running", lambda _: {"gateway": [host, int(port)]})
-    store = ObjectStore(appliance.home.objects)
-    return Ground(appliance.home, appliance.settings, appliance.database, store)
-
-
-@pytest.fixture
-def released(
-    appliance: Appliance,  # noqa: F811
-    gateway: GatewayProcess,  # noqa: F811
-    adapters: list[Digest],  # noqa: F811
-) -> Digest:
-    now = gateway.admin("GET", "/releases")["adapter"]
-    if now is None:
-        gateway.release(appliance, adapters[0])
-    return adapters[0]
+def ground(served: Ground) -> Ground:
+    return served
 
 
 def ask(text: str | None = None, *models: str, delay_s: float = 0.0, **change: Any) -> Ask:
@@ -113,7 +71,7 @@ def test_the_stream_says_the_same_as_the_whole(ground: Ground) -> None:
     assert b'"text":"g"' in b"".join(map(msgspec.json.encode, heard))
 
 
-def test_sampling_goes_to_the_engine_as_asked(ground: Ground, engine: EngineSimulator) -> None:  # noqa: F811
+def test_sampling_goes_to_the_engine_as_asked(ground: Ground, engine: EngineSimulator) -> None:
     order = ask("x", f"{ALIAS}@base", temperature=0.7, top_p=0.9, max_tokens=7, seed=5)
     answers(ground, order)
     last = engine.requests[-1]
@@ -131,8 +89,7 @@ def test_probabilities_come_on_demand(ground: Ground) -> None:
 
 
 def test_talk_is_logged_as_the_consoles_and_nobodys_else(
-    ground: Ground,
-    appliance: Appliance,  # noqa: F811
+    ground: Ground, appliance: Appliance
 ) -> None:
     before = len(appliance.events())
     answers(ground, ask("logged", f"{ALIAS}@base"))
@@ -147,18 +104,18 @@ def test_the_key_is_made_once_and_again_when_it_is_good_no_more(
 ) -> None:
     path = ground.home.secrets / "console.key"
     path.unlink(missing_ok=True)
-    first = console_key.key(ground)
-    assert console_key.key(ground) == first == path.read_text()
+    first = own_keys.console_key(ground)
+    assert own_keys.console_key(ground) == first == path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     with ground.database.write() as connection:
         connection.execute(sa.update(keys).values(revoked_at=1.0))
-    second = console_key.key(ground)
+    second = own_keys.console_key(ground)
     assert second != first
     # The gateway does not know it yet; it is waited for.
     (answer,) = answers(ground, ask("after a new key", f"{ALIAS}@base"))
     assert answer.text == "after a new key"
     path.write_text("esp-forged")
-    assert console_key.key(ground) not in ("esp-forged", first)
+    assert own_keys.console_key(ground) not in ("esp-forged", first)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +147,7 @@ def test_a_viewer_does_not_talk(ground: Ground) -> None:
 
 
 def test_a_version_above_ones_label_is_not_there(
-    ground: Ground,
-    appliance: Appliance,  # noqa: F811
-    released: Digest,
+    ground: Ground, appliance: Appliance, released: Digest
 ) -> None:
     public = Person(name="paul", role="operator", label="public")
     assert [v.model for v in reading.versions(ground, public)] == [f"{ALIAS}@base"]
@@ -208,7 +163,11 @@ def test_an_alias_that_moves_meanwhile_shows_nothing_above_the_label(
     public = Person(name="paul", role="operator", label="public")
     version = reading.Version(model=ALIAS, adapter=None, name="champion", label="public")
     order = talk.Talk(
-        ground=ground, person=public, ask=ask(), versions=[version], secret=console_key.key(ground)
+        ground=ground,
+        person=public,
+        ask=ask(),
+        versions=[version],
+        secret=own_keys.console_key(ground),
     )
     (answer,) = asyncio.run(talk.collect(order))
     assert (answer.text, answer.adapter) == ("", "")
@@ -217,8 +176,7 @@ def test_an_alias_that_moves_meanwhile_shows_nothing_above_the_label(
 
 
 def test_an_engine_that_stops_in_the_middle_says_so_and_keeps_what_came(
-    ground: Ground,
-    engine: EngineSimulator,  # noqa: F811
+    ground: Ground, engine: EngineSimulator
 ) -> None:
     order = talk.prepare(ground, CARL, ask("slow " * 50, f"{ALIAS}@base", delay_s=0.02))
     folded = Answer(version=order.versions[0])
@@ -268,7 +226,7 @@ def test_without_a_gateway_the_next_step_is_named(
     assert "espalier status" in answer.error.next_step
 
 
-def test_leaving_ends_the_answers(ground: Ground, engine: EngineSimulator) -> None:  # noqa: F811
+def test_leaving_ends_the_answers(ground: Ground, engine: EngineSimulator) -> None:
     order = talk.prepare(ground, CARL, ask("long " * 200, f"{ALIAS}@base", delay_s=0.01))
     before = engine.left_early
 
@@ -284,128 +242,3 @@ def test_leaving_ends_the_answers(ground: Ground, engine: EngineSimulator) -> No
     while engine.left_early == before:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@pytest.fixture
-def journal(ground: Ground) -> Iterator[Ground]:
-    """The tables as they are, and as they were afterwards."""
-    with ground.database.read() as connection:
-        rows = {t: connection.execute(t.select()).all() for t in (releases, rounds, adapters_table)}
-    yield ground
-    with ground.database.write() as connection:
-        for table, kept in rows.items():
-            connection.execute(table.delete())
-            if kept:
-                connection.execute(sa.insert(table), [dict(row._mapping) for row in kept])
-
-
-def test_the_versions_that_matter_come_first(
-    journal: Ground,
-    appliance: Appliance,  # noqa: F811
-    adapters: list[Digest],  # noqa: F811
-) -> None:
-    first, second, waiting, failed, never, secret = adapters[:6]
-    with journal.database.write() as connection:
-        connection.execute(releases.delete())
-        connection.execute(rounds.delete())
-        for generation, (now, before) in enumerate(
-            [(None, None), (first, None), (second, first)], start=1
-        ):
-            connection.execute(
-                sa.insert(releases).values(
-                    alias=ALIAS, generation=generation, adapter=now, previous=before,
-                    reason="release", record="{}", at=1.0,
-                )
-            )  # fmt: skip
-        for adapter, state in (
-            (first, "released"), (second, "released"), (waiting, "awaiting_approval"),
-            (failed, "refused"), (secret, "refused"),
-        ):  # fmt: skip
-            connection.execute(
-                sa.insert(rounds).values(
-                    state=state, reason="", authors="[]", adapter=adapter, champion=first,
-                    order=json.dumps({"recipe": "r", "gates": "g", "suites": {}, "idle_s": 0}),
-                    lease_until=0.0, fencing=0, created_at=1.0, changed_at=1.0,
-                )
-            )  # fmt: skip
-        connection.execute(
-            sa.update(adapters_table)
-            .where(adapters_table.c.content == secret)
-            .values(label="secret")
-        )
-    found = reading.versions(journal, CARL)
-    assert [v.model for v in found[:4]] == [
-        ALIAS, f"{ALIAS}@{waiting}", f"{ALIAS}@{first}", f"{ALIAS}@base",
-    ]  # fmt: skip
-    assert found[0].adapter == second
-    models = [v.model for v in found]
-    assert f"{ALIAS}@{failed}" in models
-    assert f"{ALIAS}@{never}" not in models, "nobody released it and no round made it"
-    assert f"{ALIAS}@{secret}" not in models
-    assert len(set(models)) == len(models)
-    assert reading.of_round(journal, CARL, 4) == [f"{ALIAS}@{first}", f"{ALIAS}@{failed}"]
-    with pytest.raises(NotFoundError):
-        reading.of_round(journal, CARL, 99)
-
-
-def test_an_old_version_is_there_by_its_name(
-    journal: Ground, monkeypatch: pytest.MonkeyPatch, released: Digest
-) -> None:
-    monkeypatch.setattr(reading, "KEPT_MAX", 0)
-    model = f"{ALIAS}@{released}"
-    assert model not in [v.model for v in reading.versions(journal, CARL)]
-    assert [v.model for v in reading.chosen(journal, CARL, [model])] == [model]
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        ("print(1)", "print(1)"),
-        ("Look:\n```python\nprint(1)\n```\nand\n```\nprint(2)\n```\ndone", "print(2)\n"),
-        ("~~~\nprint(1)\n~~~", "print(1)\n"),
-        ("```py\nprint('```')\n```", "print('```')\n"),
-        ("```python\nprint(1)", "print(1)"),
-        ("````\n```\ninside\n```\n````", "```\ninside\n```\n"),
-        ("```\n```", ""),
-        ("", ""),
-    ],
-)
-def test_the_code_of_an_answer_is_its_last_block(answer: str, code: str) -> None:
-    assert running.code_of(answer) == code
-
-
-@pytest.mark.usefixtures("boxes")
-def test_code_runs_in_the_box_and_shows_what_it_did(ground: Ground) -> None:
-    ran = running.run_code(ground, CARL, "print('hi')\nopen('/etc/passwd')")
-    assert (ran.status, ran.error) == ("raised", "FileNotFoundError")
-    assert ran.printed.startswith("hi\n")
-    assert ran.sandbox == "BubblewrapSandbox"
-    for nothing in ("", " \n"):
-        with pytest.raises(UsageError):
-            running.run_code(ground, CARL, nothing)
-    with pytest.raises(UsageError, match="MiB"):
-        running.run_code(ground, CARL, "#" * ((1 << 20) + 1))
-    assert running.run_code(ground, CARL, "print('\ud800')").status == "finished"
-
-
-@pytest.mark.usefixtures("boxes")
-def test_two_programs_at_once_and_no_more(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "TIMEOUT_S", 1.0)
-    ended: list[str] = []
-    busy = "while True: pass"
-    threads = [
-        threading.Thread(target=lambda: ended.append(running.run_code(ground, CARL, busy).status))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 5
-    while running._room._value:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with pytest.raises(UnavailableError, match="2 programs run already"):
-        running.run_code(ground, CARL, "print(1)")
-    for thread in threads:
-        thread.join()
-    assert ended == ["timed_out", "timed_out"]
-    assert running.run_code(ground, CARL, "print(1)").status == "finished"

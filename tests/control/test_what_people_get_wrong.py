@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from appliance.control import commands, show
+from appliance.control import own_keys, show
 from appliance.core.database import Database
 from appliance.core.home import Home
 from serving.keys import list_keys, revoke_key
@@ -81,12 +81,12 @@ def test_a_home_that_is_a_file_or_cannot_be_made(
 
 def test_up_hands_out_no_revoked_key(home: Home) -> None:
     database = Database.open(home.database)
-    first = commands._agent_key(home)
-    assert commands._agent_key(home) == first
+    first = own_keys.agent_key(home)
+    assert own_keys.agent_key(home) == first
     revoke_key(database, list_keys(database)[0].key_id, actor="ada")
-    second = commands._agent_key(home)
+    second = own_keys.agent_key(home)
     assert second != first
-    assert commands._agent_key(home) == second
+    assert own_keys.agent_key(home) == second
     database.close()
 
 

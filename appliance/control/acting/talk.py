@@ -15,8 +15,8 @@ from msgspec import Meta
 
 from appliance.control import supervisor
 from appliance.control.acting.said import Answer, Ended, Problem, Said, Token
-from appliance.control.console_key import key
 from appliance.control.identity import Person
+from appliance.control.own_keys import console_key
 from appliance.control.reading.talk import Version, chosen, sees_adapter
 from appliance.control.steps import Ground
 from appliance.core.errors import EspalierError, ForbiddenError, UnavailableError, UsageError
@@ -71,7 +71,7 @@ def prepare(ground: Ground, person: Person, ask: Ask) -> Talk:
         person=person,
         ask=ask,
         versions=chosen(ground, person, ask.models),
-        secret=key(ground),
+        secret=console_key(ground),
     )
 
 

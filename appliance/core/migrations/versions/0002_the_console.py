@@ -138,7 +138,3 @@ def _number_the_approvals() -> None:
     op.drop_table("approvals_1")
     for name in ("round", "adapter"):
         op.create_index(f"ix_approvals_{name}", "approvals", [name])
-
-
-def downgrade() -> None:
-    raise NotImplementedError("go back to a backup")
