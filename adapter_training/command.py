@@ -13,6 +13,7 @@ from appliance.core.database import Database
 from appliance.core.digests import parse_digest, short
 from appliance.core.errors import EspalierError
 from appliance.core.home import Home
+from appliance.core.pausing import unpaused
 from appliance.core.recipe import load_recipe
 from appliance.core.settings import load_settings
 
@@ -67,12 +68,14 @@ def _train(options: argparse.Namespace) -> tuple[Any, str]:
     home = _home(options)
     settings = load_settings(home)
     recipe = load_recipe(options.recipe)
-    database = Database.open(home.database)
     from adapter_training.sources import read_sources
 
-    sources = read_sources(
-        home, database, dataset=options.dataset, recipe=recipe, parent=options.parent
-    )
+    options.work.mkdir(parents=True, exist_ok=True)
+    with unpaused(options.work):
+        database = Database.open(home.database)
+        sources = read_sources(
+            home, database, dataset=options.dataset, recipe=recipe, parent=options.parent
+        )
     # Requests come first: whatever the processor does beside training is an answer to someone.
     os.nice(_NICENESS)
     from adapter_training.training import train

@@ -30,10 +30,13 @@ from appliance.core.digests import Digest, digest_json
 from appliance.core.errors import UnavailableError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
+from appliance.core.pausing import unpaused
 from appliance.core.records import Adapter, encode
 
 _CHECKPOINT_SHARE = 0.05
 """Of the time that saving may take."""
+_CHECKPOINT_WITHIN_S = 300.0
+"""Also where saving seemed to take hours, because the process was paused in it."""
 _REPLAY_MAX_TOKENS = 256
 _MIB = 1 << 20
 _M_MMAP_THRESHOLD = -3
@@ -70,7 +73,8 @@ def train(
     Args:
         work: folder of this run alone: progress, curve, checkpoint.
         threads: torch threads; the adapter's bytes depend on it.
-        memory_mib: stop with an error above so much resident memory; 0 means no limit.
+        memory_mib: stop with an error above so much resident memory, or of the GPU's where the
+            model lies on one; 0 means no limit.
 
     Raises:
         EspalierError: as `load_rows`, `LoraModel` and `publish_adapter` say; ConflictError where
@@ -82,6 +86,10 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     recipe = sources.recipe
     model = LoraModel(sources.base.path, sources.base.digest, recipe)
+    device = next(iter(model.parameters().values())).device
+    if device.type == "cuda":
+        _bound_device_memory(device, memory_mib)
+        memory_mib = 0
     if sources.parent_folder:
         model.continue_from(sources.parent_folder)
     store = ObjectStore(home.objects)
@@ -97,7 +105,8 @@ def train(
         model.save,
         lambda content: _describe(content, model, sources, threads, probe, cursor),
     )
-    number = list_adapter(database, record, sources.label)
+    with unpaused(work):
+        number = list_adapter(database, record, sources.label)
     return Result(
         adapter=record.content,
         number=number,
@@ -144,7 +153,8 @@ def _run(
             if begun >= due or number + 1 == len(steps):
                 now = Cursor(run=run, curve=tuple(curve), signs=signs)
                 checkpoint.save(trainer.parameters, trainer.optimizer, now)
-                due = time.monotonic() + (time.monotonic() - begun) / _CHECKPOINT_SHARE
+                took = time.monotonic() - begun
+                due = time.monotonic() + min(took / _CHECKPOINT_SHARE, _CHECKPOINT_WITHIN_S)
         return Cursor(run=run, curve=tuple(curve), signs=signs), reporter.tokens_per_s
 
 
@@ -223,6 +233,14 @@ def _give_memory_back() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
+
+
+def _bound_device_memory(device: torch.device, memory_mib: int) -> None:
+    """Make what would go above the limit fail here, and not in the engine beside us."""
+    if memory_mib:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        share = min(1.0, memory_mib * _MIB / whole)
+        torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def _stay_within(memory_mib: int) -> None:

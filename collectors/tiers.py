@@ -11,6 +11,8 @@ from collectors.importing.messages import is_empty
 _ORDER: tuple[Tier, ...] = ("bronze", "silver", "gold")
 _MARK = "[redacted:"
 _GATEWAY = "gateway"
+BROKEN_OFF = "error"
+"""The finish reason of an answer whose engine died in the middle of it."""
 
 RAISES: dict[Tier, str] = {
     "gold": "",
@@ -35,12 +37,13 @@ def lowest(tiers: Iterable[Tier]) -> Tier:
 
 
 def is_trainable(turn: Turn) -> bool:
-    """False where there is no text, or where the answer itself holds a redacted span.
+    """False where there is no text, where the answer broke off, or where it was redacted.
 
-    A redacted span in the prompt leaves the answer as the model wrote it; in the answer it would
-    be learnt.
+    An answer that broke off says what a dead engine left, not what the model would say. A redacted
+    span in the prompt leaves the answer as the model wrote it; in the answer it would be learnt.
     """
-    return tier_of(turn) != "bronze" and not (turn.redacted and holds_redaction(turn.answer))
+    whole = tier_of(turn) != "bronze" and turn.finish_reason != BROKEN_OFF
+    return whole and not (turn.redacted and holds_redaction(turn.answer))
 
 
 def holds_redaction(value: Json) -> bool:

@@ -102,11 +102,13 @@ def stated_base(folder: Path) -> str:
     """The base that an adapter says it was trained on: a digest, a name, or nothing.
 
     Raises:
-        AdapterError: its files cannot be read that far.
+        AdapterError: the first thing that is wrong up to there.
     """
     _check_folder(folder)
+    config = _object(folder / CONFIG)
+    _check_config(config)
     record = _object(folder / RECORD) if (folder / RECORD).exists() else {}
-    stated = record.get("base") or _object(folder / CONFIG).get("base_model_name_or_path")
+    stated = record.get("base") or config.get("base_model_name_or_path")
     return stated if isinstance(stated, str) else ""
 
 

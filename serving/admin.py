@@ -21,10 +21,11 @@ from appliance.core.errors import (
     UnavailableError,
     UsageError,
 )
-from serving.app import Gateway
+from serving.admission import ReleaseRequest
 from serving.feedback import PersonsFeedback, make_feedback
+from serving.gateway import Gateway
+from serving.metrics import CONTENT_TYPE
 from serving.openai_errors import ApiError
-from serving.releases import ReleaseRequest
 
 _STATUS: tuple[tuple[type[EspalierError], int], ...] = (
     (NotFoundError, 404),
@@ -41,6 +42,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     actor: str
     reason: str = ""
+    alias: str = ""
+    """Empty is the endpoint's own."""
 
 
 T = TypeVar("T")
@@ -69,19 +72,25 @@ def build_admin(gateway: Gateway, address: tuple[str, int]) -> FastAPI:
         asked = await _read(request, PersonsFeedback)
         record = make_feedback(asked, asked.actor)
         await asyncio.wrap_future(gateway.ingest.send_feedback(record))
+        await gateway.metrics.count_feedback(record)
+        gateway.aliases.heard(record)
         return _json({"feedback_id": record.feedback_id, "status": "recorded"})
 
     @app.get("/releases")
-    async def journal() -> Response:
-        history = await releases.history()
+    async def journal(alias: str = "") -> Response:
+        """What an alias means, what is tried out for it, and how it came to that."""
+        asked = gateway.aliases.get(alias)
+        history = await asked.releases.history()
         now = history[0] if history else None
         return _json(
             {
-                "alias": gateway.settings.gateway.alias,
+                "alias": asked.name,
+                "aliases": [alias.name for alias in gateway.aliases],
                 "generation": now.generation if now else 0,
                 "adapter": now.adapter if now else None,
                 "previous": now.previous if now else None,
                 "reason": now.reason if now else None,
+                "rollout": asked.canary.shown(),
                 "resident": gateway.versions.resident,
                 "history": [msgspec.to_builtins(entry) for entry in history],
             }
@@ -89,17 +98,30 @@ def build_admin(gateway: Gateway, address: tuple[str, int]) -> FastAPI:
 
     @app.post("/release")
     async def release(request: Request) -> Response:
-        return _json(await releases.release(await _read(request, ReleaseRequest)))
+        asked = await _read(request, ReleaseRequest)
+        return _json(await gateway.aliases.get(asked.alias).releases.release(asked))
 
     @app.post("/rollback")
     async def rollback(request: Request) -> Response:
         order = await _read(request, Order)
-        return _json(await releases.rollback(actor=order.actor, reason=order.reason))
+        alias = gateway.aliases.get(order.alias)
+        return _json(await alias.releases.rollback(actor=order.actor, reason=order.reason))
 
     @app.post("/kill")
     async def kill(request: Request) -> Response:
         order = await _read(request, Order)
-        return _json(await releases.kill(actor=order.actor, reason=order.reason))
+        alias = gateway.aliases.get(order.alias)
+        return _json(await alias.releases.kill(actor=order.actor, reason=order.reason))
+
+    @app.post("/keys/reload")
+    async def reload() -> Response:
+        """Take keys, limits, pauses and kills as the database has them, at once."""
+        await gateway.reload()
+        return _json({})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/health")
     async def health() -> Response:

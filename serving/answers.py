@@ -25,8 +25,10 @@ class Answer:
         self.top_logprobs: list[list[tuple[int, float]]] = []
         self.text = ""
         self.finish_reason = ""
-        self.cut = False
-        """Ended by a stop string, which the engine does not know of."""
+        self.stop = ""
+        """The stop string that ended it."""
+        self.ended = False
+        """Whether the engine, too, is done with it."""
         self.message: dict[str, Any] = {}
         self._template = template
         self._stops = tuple(stops)
@@ -36,21 +38,34 @@ class Answer:
         self._context = 0  # ids before this one are not needed to decode what follows
         self._sent = 0
 
-    def take(self, line: Line) -> str:
-        """Add a line's tokens; returns the text that is now certain."""
+    def fresh(self) -> "Answer":
+        """The same choice before its first token."""
+        return Answer(self._template, stops=self._stops, tools=self._tools)
+
+    def fail(self) -> None:
+        """It cannot go on: what was handed out is all that it is."""
+        self.finish_reason = "error"
+        self.message = {"role": "assistant", "content": self.text[: self._sent]}
+
+    def take(self, line: Line, *, streaming: bool = True) -> str:
+        """Add a line's tokens; returns the text that is now certain.
+
+        Without `streaming` nobody waits for text: it is made once, at the end.
+        """
+        self.ended = self.ended or bool(line.finish_reason)
         if self.finish_reason:
             return ""
         self.ids += line.ids
         self.logprobs += line.logprobs
         self.top_logprobs += line.top_logprobs
-        if line.ids:
+        if line.ids and (streaming or self._stops):
             self._decode(final=False)
         if line.finish_reason and not self.finish_reason:
             self._decode(final=True)
             self.finish_reason = self.finish_reason or line.finish_reason
         if self.finish_reason:
             return self._finish()
-        return self._send(self._certain())
+        return self._send(self._certain()) if streaming else ""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
@@ -72,7 +87,7 @@ class Answer:
             if at >= 0:
                 self.text = self.text[:at]
                 self.finish_reason = "stop"
-                self.cut = True
+                self.stop = stop
 
     def _certain(self) -> int:
         """How much of the text cannot become something else."""

@@ -7,26 +7,32 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from appliance.core.digests import Digest, digest_bytes
-from appliance.core.errors import EspalierError, NotFoundError
+from appliance.core.digests import Digest, digest_bytes, short
+from appliance.core.errors import EspalierError, NotFoundError, UnavailableError
 from appliance.core.records import ArrayRef, Sampling, Turn
 from appliance.engine.client import AsyncEngine
 from appliance.engine.wire import Generate, Line
 from appliance.ingest import Ingest
 from serving.answers import Answer
 from serving.keys import Key
+from serving.structured import require_met
 from serving.versions import Versions
 
 TAP_WAIT_S = 0.25
 """Longest time that an answer waits for its turn to be durable; after that it is sent, and the
 turn follows from ingest's queue."""
+RETRY_AFTER_S = 0.2
+"""How long an engine that did not answer is left alone before it is asked again, once."""
+
+Piece = tuple[int, str, int]
+"""Of an answer: which choice, its new certain text, the index of its first new token."""
 
 _log = logging.getLogger("espalier.tap")
 
@@ -66,38 +72,84 @@ class Exchange(msgspec.Struct, kw_only=True):
         return sum(len(answer.ids) for answer in self.answers)
 
     @property
+    def fingerprint(self) -> str:
+        """Which version answers, in short."""
+        return "base" if self.adapter is None else short(self.adapter)
+
+    @property
     def _ended_early(self) -> bool:
-        """Whether nothing more is wanted, although the engine would go on: stop strings."""
-        ended = all(answer.finish_reason for answer in self.answers)
-        return ended and any(answer.cut for answer in self.answers)
+        """Whether nothing more is wanted although the engine goes on: stop strings."""
+        finished = all(answer.finish_reason for answer in self.answers)
+        return finished and not all(answer.ended for answer in self.answers)
 
     async def run(
-        self, engine: AsyncEngine, versions: Versions
-    ) -> AsyncIterator[tuple[int, str, int]]:
-        """Feed the engine; yields (choice, new certain text, index of its first new token).
+        self, engine: AsyncEngine, versions: Versions, *, streaming: bool
+    ) -> AsyncGenerator[Iterable[Piece], None]:
+        """Feed the engine; yields what is new, together what came together.
 
-        An engine that was started anew has lost its adapters: they are loaded again, once, as long
-        as nothing of the answer is out. Leaving early stops the engine.
+        Of a stream each piece is made when it is asked for, and the next step when all were.
+
+        As long as nothing of the answer is out, it is begun again, once for each cause: an engine
+        that was started anew has lost its adapters, which are loaded again, and one that died may
+        be back, or have a replica that lives. Leaving early stops the engine.
         """
-        for attempt in range(2):
+        causes: set[type[EspalierError]] = set()
+        while True:
             try:
-                stream = cast("AsyncGenerator[Line, None]", engine.stream(self.generate))
-                async with aclosing(stream) as lines:
-                    async for line in lines:
-                        self.cached_tokens = line.cached_tokens or self.cached_tokens
-                        if line.index >= 0:
-                            answer = self.answers[line.index]
-                            if answer.finish_reason:
-                                continue
-                            first = len(answer.ids)
-                            yield line.index, answer.take(line), first
-                            if self._ended_early:
-                                break
+                async with aclosing(self._run_once(engine, streaming)) as steps:
+                    async for pieces in steps:
+                        yield pieces
                 return
-            except NotFoundError:
-                if attempt or self.completion_tokens or self.adapter is None:
+            except (NotFoundError, UnavailableError) as error:
+                out = streaming and self.completion_tokens
+                if out or type(error) in causes:
                     raise
-                await versions.load_again(self.adapter)
+                causes.add(type(error))
+                self.answers = [answer.fresh() for answer in self.answers]
+                if isinstance(error, UnavailableError):
+                    await asyncio.sleep(RETRY_AFTER_S)
+                elif self.adapter is None:
+                    raise
+                else:
+                    await versions.load_again(self.adapter)
+
+    async def _run_once(
+        self, engine: AsyncEngine, streaming: bool
+    ) -> AsyncGenerator[Iterable[Piece], None]:
+        async with aclosing(engine.stream(self.generate)) as steps:
+            async for lines in steps:
+                pieces = self._take(lines, streaming)
+                yield pieces if streaming else list(pieces)
+                if self._ended_early:
+                    break
+
+    def _take(self, lines: list[Line], streaming: bool) -> Iterator[Piece]:
+        for line in lines:
+            self.cached_tokens = line.cached_tokens or self.cached_tokens
+            if line.index < 0:
+                continue
+            answer = self.answers[line.index]
+            first, finished = len(answer.ids), answer.finish_reason
+            text = answer.take(line, streaming=streaming)
+            if not finished:
+                yield line.index, text, first
+
+    def require_schema_met(self) -> None:
+        """Raise unless every answer that came to its own end meets the schema asked for.
+
+        Raises:
+            ApiError: 500; the engine did not keep to it.
+        """
+        if not self.generate.json_schema:
+            return
+        for answer in self.answers:
+            if answer.finish_reason == "stop" and not answer.stop:
+                require_met(self.generate.json_schema, answer.text)
+
+    def fail(self) -> None:
+        """It cannot go on: each answer is what was handed out of it, and says ``error``."""
+        for answer in self.answers:
+            answer.fail()
 
     def turns(self, ended_at: float) -> tuple[list[Turn], dict[Digest, bytes]]:
         """One turn per choice, and the arrays that they refer to by digest."""
@@ -137,14 +189,20 @@ class Exchange(msgspec.Struct, kw_only=True):
         return turns, arrays
 
 
-async def tap(exchange: Exchange, ingest: Ingest, counts: TapCounts) -> None:
-    """Hand the turns to ingest and wait, shortly, until they are durable."""
+def hand_in(exchange: Exchange, ingest: Ingest) -> list["asyncio.Future[None]"]:
+    """Hand the turns to ingest; each future is done once its turn is durable."""
     turns, arrays = exchange.turns(time.time())
     try:
-        waiting = [asyncio.wrap_future(ingest.send_turn(turn, arrays)) for turn in turns]
+        return [asyncio.wrap_future(ingest.send_turn(turn, arrays)) for turn in turns]
     except EspalierError as error:
         # Counted and logged by ingest. The answer exists; keeping it back would not save the turn.
         _log.error("turn %s is not in the log: %s", exchange.request_id, error)
+        return []
+
+
+async def until_durable(waiting: list["asyncio.Future[None]"], counts: TapCounts) -> None:
+    """Wait, shortly."""
+    if not waiting:
         return
     _, late = await asyncio.wait(waiting, timeout=TAP_WAIT_S)
     if late:

@@ -4,12 +4,14 @@ Generation N + 1 of an alias exists once, so of two who saw generation N only on
 entry is written in one transaction with its audit entry, before anything takes effect.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import ConflictError
-from appliance.core.records import Release, decode, encode
+from appliance.core.records import MOVES, Release, decode, encode
 from appliance.core.tables import releases
 
 
@@ -17,6 +19,18 @@ def current(database: Database, alias: str) -> Release | None:
     """The entry in force; None where nothing was ever written."""
     with database.read() as connection:
         return _current(connection, alias)
+
+
+def last_move(database: Database, alias: str) -> Release | None:
+    """The entry that made the alias mean what it means; what is tried out since is not one."""
+    with database.read() as connection:
+        row = connection.execute(
+            sa.select(releases.c.record)
+            .where(releases.c.alias == alias, releases.c.reason.in_(MOVES))
+            .order_by(releases.c.generation.desc())
+            .limit(1)
+        ).first()
+    return None if row is None else decode(row.record, Release)
 
 
 def history(database: Database, alias: str, limit: int = 100) -> list[Release]:
@@ -31,8 +45,9 @@ def history(database: Database, alias: str, limit: int = 100) -> list[Release]:
     return [decode(row.record, Release) for row in rows]
 
 
-def append(database: Database, entry: Release, *, comment: str = "") -> Release:
-    """Write the next entry: `entry.generation` must be the current one plus one.
+def append(database: Database, entry: Release, *, comment: str = "", **detail: Any) -> Release:
+    """Write the next entry: `entry.generation` must be the current one plus one. What else is said
+    stands in its audit entry.
 
     Raises:
         ConflictError: somebody else moved the alias first; nothing was written.
@@ -47,6 +62,9 @@ def append(database: Database, entry: Release, *, comment: str = "") -> Release:
                 f"expected generation {entry.generation - 1}",
                 next_step="look at what is served now, then decide again",
             )
+        trying = entry.trying
+        if trying is not None:
+            detail = {**detail, "candidate": trying.candidate, "share": trying.share}
         audit.record(
             connection,
             actor=entry.actor,
@@ -58,6 +76,7 @@ def append(database: Database, entry: Release, *, comment: str = "") -> Release:
             previous=entry.previous,
             approvals=list(entry.approvals),
             comment=comment,
+            **detail,
         )
         connection.execute(
             sa.insert(releases).values(

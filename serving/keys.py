@@ -6,6 +6,7 @@ and reads them again every second, so adding and revoking need no restart.
 
 import secrets
 import time
+from typing import Literal, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -21,6 +22,16 @@ from policies.labels import parse_label
 PREFIX = "esp-"
 
 
+class Scope(NamedTuple):
+    """What a limit or a pause is set on: one key, or all keys of an agent or of a team."""
+
+    kind: Literal["key", "agent", "team"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """A key without its secret."""
 
@@ -30,7 +41,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     label: str
     exact: bool
-    """May address ``alias@sha256:…`` and ``alias@base``."""
+    """May address ``alias@sha256:…``, ``alias@17`` and ``alias@base``."""
+    metrics: bool = False
+    """May read ``/metrics``."""
     created_at: float
     revoked_at: float | None = None
 
@@ -39,9 +52,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         """What a turn says about the key's owner."""
         return Who(key_id=self.key_id, team=self.team, project=self.project, agent=self.agent)
 
+    @property
+    def scopes(self) -> tuple[Scope, Scope, Scope]:
+        """Whose limits and pauses hold for it."""
+        return Scope("key", self.key_id), Scope("agent", self.agent), Scope("team", self.team)
+
 
 def add_key(
-    database: Database, *, team: str, project: str, agent: str, label: str, exact: bool, actor: str
+    database: Database,
+    *,
+    team: str,
+    project: str,
+    agent: str,
+    label: str,
+    exact: bool,
+    actor: str,
+    metrics: bool = False,
 ) -> tuple[str, Key]:
     """Make a key. Its secret is returned once and stored nowhere.
 
@@ -58,12 +84,14 @@ def add_key(
         agent=agent,
         label=label,
         exact=exact,
+        metrics=metrics,
         created_at=now,
     )
     with database.write() as connection:
         audit.record(
             connection, actor=actor, act="key.add", subject=key.key_id, at=now, team=team,
             project=project, agent=agent, label=label, exact=exact,
+            metrics=metrics,
         )  # fmt: skip
         row = msgspec.structs.asdict(key)
         connection.execute(sa.insert(keys).values(**row, key_hash=hash_key(secret)))
@@ -82,9 +110,7 @@ def revoke_key(database: Database, key_id: str, *, actor: str) -> None:
         NotFoundError: no such key.
     """
     with database.write() as connection:
-        known = connection.scalar(sa.select(keys.c.key_id).where(keys.c.key_id == key_id))
-        if known is None:
-            raise NotFoundError(f"no key {key_id!r}", next_step="espalier key list")
+        require_known(connection, Scope("key", key_id))
         now = time.time()
         audit.record(connection, actor=actor, act="key.revoke", subject=key_id, at=now)
         connection.execute(
@@ -92,6 +118,17 @@ def revoke_key(database: Database, key_id: str, *, actor: str) -> None:
             .where(keys.c.key_id == key_id, keys.c.revoked_at.is_(None))
             .values(revoked_at=now)
         )
+
+
+def require_known(connection: sa.Connection, scope: Scope) -> None:
+    """Raise unless some key is of this scope: a wrong name would hold for nobody, quietly.
+
+    Raises:
+        NotFoundError: no key is.
+    """
+    column = {"key": keys.c.key_id, "agent": keys.c.agent, "team": keys.c.team}[scope.kind]
+    if connection.scalar(sa.select(keys.c.key_id).where(column == scope.name).limit(1)) is None:
+        raise NotFoundError(f"no key is of {scope}", next_step="espalier key list")
 
 
 class KeyRing:

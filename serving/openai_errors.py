@@ -1,5 +1,6 @@
 """Errors in OpenAI's shape, so that the clients that agents have already understand them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,6 +47,9 @@ class ApiError(Exception):
         self.kind = kind
         self.param = param
         self.code = code
+        self.headers = dict(headers or {})
+        if status == 503:
+            self.headers.setdefault("retry-after", str(RETRY_AFTER_S))
 
     @property
     def body(self) -> dict[str, Any]:
@@ -53,10 +58,9 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> Response:
-        """The HTTP answer; a 5xx says when to come again."""
-        headers = {"retry-after": str(RETRY_AFTER_S)} if self.status == 503 else None
+        """The HTTP answer; a 429 or 503 says when to come again."""
         return Response(
-            msgspec.json.encode(self.body), self.status, headers, media_type="application/json"
+            msgspec.json.encode(self.body), self.status, self.headers, media_type="application/json"
         )
 
 

@@ -1,64 +1,54 @@
-"""What the alias means, and how it moves: release, rollback, kill switch, start.
+"""What an alias means, and how it moves: start, rollout, release, rollback, kill switch.
 
 The journal says what should be served; this room makes the engine agree and only then lets new
-requests see it. Requests under way keep the version that they began with.
+requests see it. Requests under way keep the version that they began with. When a rollout goes on
+or is stopped: canary.py. Which version a request gets: routing.py.
 """
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
-from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.digests import Digest, short
-from appliance.core.errors import (
-    ConflictError,
-    EspalierError,
-    RefusedError,
-    UnavailableError,
-)
-from appliance.core.records import Release
-from appliance.core.tables import adapters, releases, rounds
+from appliance.core.errors import ConflictError, EspalierError, UnavailableError
+from appliance.core.records import MOVES, Release, Rollout
+from appliance.core.settings import Rollout as RolloutSettings
+from policies.releasing import require_another, require_generation, require_nothing_tried
 from serving import journal
+from serving.admission import Admission, ReleaseRequest
 from serving.versions import Versions
-from serving.vetting import Vetting
 
+SYSTEM = "system"
 _log = logging.getLogger("espalier.releases")
 
 
-class ReleaseRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the control plane asks for. `expected_generation` makes a stale approval fail."""
-
-    round: int
-    adapter: Digest
-    expected_generation: int
-    approvals: tuple[Digest, ...]
-    actor: str
-
-
 class Releases:
-    """Lives on the gateway's event loop; one move at a time."""
+    """One alias. Lives on the gateway's event loop; one move at a time."""
 
     def __init__(
         self,
         database: Database,
         versions: Versions,
-        vetting: Vetting,
+        admission: Admission,
         *,
         alias: str,
+        rollout: RolloutSettings,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.alias = alias
         self._database = database
         self._versions = versions
-        self._vetting = vetting
-        self._alias = alias
+        self._admission = admission
+        self._rollout = rollout
         self._clock = clock
         self._entry: Release | None = None
+        self._last_move: Release | None = None
         self._problem = "the gateway is starting"
         self._moving = asyncio.Lock()
 
@@ -72,19 +62,34 @@ class Releases:
         """Why not, while it cannot."""
         return "" if self.ready else self._problem
 
+    def entry(self) -> Release:
+        """The journal entry in force.
+
+        Raises:
+            UnavailableError: what it says is not loaded and proven yet.
+        """
+        if self._entry is None:
+            raise UnavailableError(f"{self.alias} cannot be served yet: {self._problem}")
+        return self._entry
+
     def champion(self) -> Digest | None:
-        """The adapter that new requests get; None is the base.
+        """The adapter that the alias means; None is the base.
 
         Raises:
             UnavailableError: it is not loaded and proven yet.
         """
-        if self._entry is None:
-            raise UnavailableError(f"{self._alias} cannot be served yet: {self._problem}")
-        return self._entry.adapter
+        return self.entry().adapter
 
-    def label_of(self, adapter: Digest) -> str:
-        """The label of an adapter that is served, which what it writes cannot be below."""
-        return self._vetting.label_of(adapter)
+    def stands(self, adapter: Digest | None) -> bool:
+        """Whether a session that has this version may keep it: the champion, the candidate, and
+        the one that was replaced. Not what a rollback, a stop or a kill has taken away.
+        """
+        entry = self.entry()
+        if adapter == entry.adapter:
+            return True
+        if entry.trying is not None and adapter == entry.trying.candidate:
+            return True
+        return self._was_released and adapter == entry.previous
 
     def note(self, error: EspalierError) -> None:
         """Say why the alias cannot be served, while it cannot."""
@@ -92,37 +97,40 @@ class Releases:
 
     async def history(self) -> list[Release]:
         """The journal's latest entries, newest first."""
-        return await asyncio.to_thread(journal.history, self._database, self._alias)
+        return await asyncio.to_thread(journal.history, self._database, self.alias)
 
-    def entry(self) -> Release:
-        """The journal entry in force.
-
-        Raises:
-            UnavailableError: the alias cannot be served yet.
-        """
-        self.champion()
-        if self._entry is None:
-            raise UnavailableError(self._problem)
-        return self._entry
-
-    async def start(self) -> None:
-        """Replay the journal: load and prove what it says, then serve it.
+    async def follow(self) -> None:
+        """Serve what the journal says: at the start, and where it is ahead of us.
 
         Raises:
-            EspalierError: it cannot be served. The gateway stays up, not ready, and tries again.
+            EspalierError: it cannot be served. What was served goes on, and this tries again.
         """
+        if self._moving.locked():
+            return
         async with self._moving:
-            entry = await asyncio.to_thread(journal.current, self._database, self._alias)
+            entry = await asyncio.to_thread(journal.current, self._database, self.alias)
+            if entry is not None and entry == self._entry:
+                return
             if entry is None:
-                entry = await self._write(None, None, "start", (), "system", 0)
-            self._versions.keep(entry.adapter, entry.previous)
+                entry = await self._write(
+                    Release(
+                        alias=self.alias, generation=1, adapter=None, previous=None,
+                        reason="start", approvals=(), actor=SYSTEM, at=self._clock(),
+                    )
+                )  # fmt: skip
+            trying = entry.trying
+            candidate = trying.candidate if trying is not None else None
+            self._versions.keep(self.alias, entry.adapter, entry.previous, candidate)
             if entry.adapter is not None:
-                await self._prepare_proven(entry.adapter)
+                await self._admission.prove(entry.adapter)
             await self._prepare_previous(entry)
-            self._entry = entry
+            if candidate is not None:
+                entry = await self._prepare_candidate(entry, candidate)
+            last = await asyncio.to_thread(journal.last_move, self._database, self.alias)
+            self._entry, self._last_move = entry, last
 
     async def release(self, request: ReleaseRequest) -> dict[str, Any]:
-        """Move the alias to an approved adapter.
+        """Move the alias to an approved adapter, or begin to try it out where settings say so.
 
         In this order: digests, static checks, approvals, loading, proof, compare-and-set. Until
         the last one nothing changes for anybody.
@@ -133,27 +141,46 @@ class Releases:
         began = time.perf_counter()
         async with self._moving:
             now = self.entry()
-            _require_generation(now, request.expected_generation)
-            _require_another(now, request.adapter)
-            # Held from here on, so that no other request's end releases it before it is champion.
+            require_generation(now, request.expected_generation)
+            require_nothing_tried(now)
+            require_another(now, request.adapter)
+            # Held from here on, so that no other request's end releases it before it is kept.
             with self._versions.lease(request.adapter):
-                try:
-                    await self._vetting.require_intact(request.adapter)
-                    await self._vetting.require_approved(
-                        request.round, request.adapter, request.approvals, at=self._clock()
-                    )
-                    await self._versions.prepare(request.adapter)
-                    gaps = await self._vetting.require_proof(request.adapter, champion=now.adapter)
-                except EspalierError as error:
-                    await asyncio.to_thread(self._record_refusal, request, error)
-                    raise
-                moved = await self._move(
-                    now, request.adapter, "release", request.approvals, request.actor
-                )
+                gaps = await self._admission.approve(request, champion=now.adapter)
+                said: dict[str, Any] = {"approvals": request.approvals, "actor": request.actor}
+                if self._rollout.staged:
+                    first = self._first_stage(request.adapter)
+                    moved = await self._move(now, **_try_out(first), **said)
+                else:
+                    moved = await self._move(now, reason="release", adapter=request.adapter, **said)
         return {"release": msgspec.to_builtins(moved), "probe": gaps, "ms": _since(began)}
 
+    async def advance(self, seen: Release) -> None:
+        """The candidate has done well for so long: a larger share, or the release.
+
+        Does nothing where the alias has moved since `seen`.
+        """
+        async with self._moving:
+            now, trying = self.entry(), self.entry().trying
+            if now.generation != seen.generation or trying is None:
+                return
+            share = next((one for one in self._rollout.stages if one > trying.share), None)
+            if share is None:
+                await self._move(now, reason="release", adapter=trying.candidate, actor=SYSTEM)
+            else:
+                grown = msgspec.structs.replace(trying, share=share)
+                await self._move(now, **_try_out(grown), actor=SYSTEM)
+
+    async def stop(self, seen: Release, why: str, **detail: Any) -> None:
+        """Take the candidate away; the champion answers everybody. See `advance`."""
+        async with self._moving:
+            now = self.entry()
+            if now.generation == seen.generation and now.trying is not None:
+                await self._stop(now, SYSTEM, why, **detail)
+
     async def rollback(self, *, actor: str, reason: str) -> dict[str, Any]:
-        """Back to the adapter before the last release. It is resident, so nothing is loaded.
+        """Undo the newest change: a candidate that is being tried out is taken away, else the
+        alias means the adapter before the last release. That is resident, so nothing is loaded.
 
         Raises:
             ConflictError: there is nothing to go back to, or it was gone back to already.
@@ -161,136 +188,112 @@ class Releases:
         began = time.perf_counter()
         async with self._moving:
             now = self.entry()
+            if now.trying is not None:
+                moved = await self._stop(now, actor, reason)
+                return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
             # Back from a rollback or a kill would be forward, to what somebody just took away.
-            if now.reason != "release":
+            if not self._was_released:
+                last = self._last_move.reason if self._last_move else "start"
                 raise ConflictError(
-                    f"{self._alias} was last moved by {now.reason!r}, not by a release: "
+                    f"{self.alias} was last moved by {last!r}, not by a release: "
                     "there is nothing to roll back",
                     next_step="espalier release N serves an approved round's adapter again",
                 )
             if now.previous is not None and now.previous not in self._versions.resident:
-                await self._prepare_proven(now.previous)
-            moved = await self._move(now, now.previous, "rollback", (), actor, comment=reason)
+                await self._admission.prove(now.previous)
+            moved = await self._move(
+                now, reason="rollback", adapter=now.previous, actor=actor, comment=reason
+            )
         return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
 
     async def kill(self, *, actor: str, reason: str) -> dict[str, Any]:
         """Serve the base from now on. Needs nothing but the journal. Twice is once more written."""
         began = time.perf_counter()
         async with self._moving:
-            last = await asyncio.to_thread(journal.current, self._database, self._alias)
+            last = await asyncio.to_thread(journal.current, self._database, self.alias)
             # The base needs no adapter, so this works also while the alias cannot be served.
             now = self._entry or last or self.entry()
-            moved = await self._move(now, None, "kill", (), actor, comment=reason)
+            moved = await self._move(now, reason="kill", adapter=None, actor=actor, comment=reason)
         return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
 
-    def is_ours(self, adapter: Digest) -> bool:
-        """Whether an adapter was released once, or is a round's candidate. Reads the database."""
-        with self._database.read() as connection:
-            known = sa.select(adapters.c.content).where(adapters.c.content == adapter)
-            named = sa.union_all(
-                sa.select(releases.c.adapter).where(releases.c.adapter == adapter),
-                sa.select(rounds.c.adapter).where(rounds.c.adapter == adapter),
-            )
-            return connection.scalar(known) is not None and connection.scalar(named) is not None
+    @property
+    def _was_released(self) -> bool:
+        return self._last_move is not None and self._last_move.reason == "release"
 
-    async def admit(self, adapter: Digest) -> None:
-        """Make a version that a client named by its digest resident: vetted, but not approved.
-
-        Raises:
-            EspalierError: a check says no.
-        """
-        await self._vetting.require_intact(adapter)
-        with self._versions.lease(adapter):
-            await self._versions.prepare(adapter, guest=True)
-            try:
-                await self._vetting.require_proof(adapter, champion=None)
-            except EspalierError:
-                self._versions.drop(adapter)
-                raise
+    async def _stop(self, now: Release, actor: str, why: str, **detail: Any) -> Release:
+        candidate = now.trying.candidate if now.trying else None
+        return await self._move(
+            now, reason="stop", actor=actor, comment=why, detail={"candidate": candidate, **detail}
+        )
 
     async def _move(
         self,
         now: Release,
-        adapter: Digest | None,
-        reason: Literal["release", "rollback", "kill"],
-        approvals: tuple[Digest, ...],
-        actor: str,
         *,
         comment: str = "",
+        detail: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> Release:
-        moved = await self._write(
-            adapter, now.adapter, reason, approvals, actor, now.generation, comment
+        """Write the entry after `now`. What `changes` does not name stays as it is."""
+        if changes["reason"] in ("stop", "rollback", "kill"):
+            changes["approvals"] = ()
+        if "adapter" in changes:
+            changes["previous"] = now.adapter
+        changes = {"rollout": msgspec.UNSET, **changes}
+        moved = msgspec.structs.replace(
+            now, schema="release/2", generation=now.generation + 1, at=self._clock(), **changes
         )
+        moved = await self._write(moved, comment=comment, **(detail or {}))
         # From this line on new requests get the new version.
         self._entry = moved
-        self._versions.keep(moved.adapter, moved.previous)
-        _log.info("%s is now %s (%s)", self._alias, short(adapter or "base"), reason)
+        if moved.reason in MOVES:
+            self._last_move = moved
+        trying = moved.trying
+        self._versions.keep(
+            self.alias, moved.adapter, moved.previous, trying.candidate if trying else None
+        )
+        _log.info(
+            "%s is now %s (%s%s)",
+            self.alias,
+            short(moved.adapter or "base"),
+            moved.reason,
+            f", {trying.share} % for {short(trying.candidate)}" if trying else "",
+        )
         return moved
 
-    async def _write(
-        self,
-        adapter: Digest | None,
-        previous: Digest | None,
-        reason: Literal["release", "rollback", "kill", "start"],
-        approvals: tuple[Digest, ...],
-        actor: str,
-        generation: int,
-        comment: str = "",
-    ) -> Release:
-        entry = Release(
-            alias=self._alias,
-            generation=generation + 1,
-            adapter=adapter,
-            previous=previous,
-            reason=reason,
-            approvals=approvals,
-            actor=actor,
-            at=self._clock(),
+    async def _write(self, entry: Release, *, comment: str = "", **detail: Any) -> Release:
+        return await asyncio.to_thread(
+            journal.append, self._database, entry, comment=comment, **detail
         )
-        return await asyncio.to_thread(journal.append, self._database, entry, comment=comment)
-
-    async def _prepare_proven(self, adapter: Digest) -> None:
-        await self._vetting.require_intact(adapter)
-        await self._versions.prepare(adapter)
-        await self._vetting.require_proof(adapter, champion=None)
 
     async def _prepare_previous(self, entry: Release) -> None:
         """The rollback target; without it the alias is served all the same."""
         if entry.previous is None:
             return
         try:
-            await self._prepare_proven(entry.previous)
+            await self._admission.prove(entry.previous)
         except EspalierError as error:
             _log.warning("no rollback target: %s", error)
 
-    def _record_refusal(self, request: ReleaseRequest, error: EspalierError) -> None:
-        with self._database.write() as connection:
-            audit.record(
-                connection,
-                actor=request.actor,
-                act="alias.refused",
-                subject=request.adapter,
-                at=self._clock(),
-                round=request.round,
-                why=error.message,
-            )
+    async def _prepare_candidate(self, entry: Release, candidate: Digest) -> Release:
+        """The version that was being tried out; where it is not fit any more, that is over."""
+        try:
+            await self._admission.prove(candidate)
+        except UnavailableError:
+            raise
+        except EspalierError as error:
+            return await self._stop(entry, SYSTEM, f"not fit to be loaded again: {error.message}")
+        return entry
+
+    def _first_stage(self, candidate: Digest) -> Rollout:
+        stages = self._rollout.stages
+        shadow = self._rollout.shadow_requests > 0 or not stages
+        salt = secrets.token_hex(16)
+        return Rollout(candidate=candidate, share=0 if shadow else stages[0], salt=salt)
 
 
-def _require_generation(now: Release, expected: int) -> None:
-    if now.generation != expected:
-        raise ConflictError(
-            f"{now.alias} is at generation {now.generation}, expected generation {expected}",
-            next_step="look at what is served now, then decide again",
-        )
-
-
-def _require_another(now: Release, adapter: Digest) -> None:
-    # It would stand before itself, and a rollback would go back to itself.
-    if now.adapter == adapter:
-        raise RefusedError(
-            f"{now.alias} serves adapter {short(adapter)} already",
-            next_step="espalier status says what is served, and since when",
-        )
+def _try_out(rollout: Rollout) -> dict[str, Any]:
+    return {"reason": "canary" if rollout.share else "shadow", "rollout": rollout}
 
 
 def _since(began: float) -> float:

@@ -1,25 +1,25 @@
 """An HTTP answer that runs the exchange: whole or as a stream of events.
 
-It stops the engine when the client leaves, turns errors into OpenAI's shape (before the first
-byte as a status, after it as an event), and taps before the last byte.
+It stops the engine when the client leaves, tells an error (before the first byte by raising it,
+after it as an event of the protocol) and taps before the last byte. Where the engine dies in the
+middle, the turn that is logged holds what was sent, and says ``error``.
 """
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from appliance.core.errors import EspalierError
 from appliance.engine.client import AsyncEngine
 from appliance.ingest import Ingest
-from serving.exchange import Exchange, TapCounts, tap
+from serving.ask import Shape
+from serving.exchange import Exchange, Piece, TapCounts, hand_in, until_durable
 from serving.openai_errors import ApiError, from_espalier
-from serving.openai_shapes import Shape
+from serving.under_way import Place
 from serving.versions import Lease, Versions
-
-_DONE = b"data: [DONE]\n\n"
 
 
 class Reply(Response):
@@ -27,6 +27,7 @@ class Reply(Response):
 
     def __init__(
         self,
+        place: Place,
         exchange: Exchange,
         shape: Shape,
         lease: Lease,
@@ -36,9 +37,9 @@ class Reply(Response):
         ingest: Ingest,
         counts: TapCounts,
         stream: bool,
-        include_usage: bool,
-        adapter_header: str,
+        headers: Mapping[str, str],
     ) -> None:
+        self._place = place
         self._exchange = exchange
         self._shape = shape
         self._lease = lease
@@ -47,13 +48,17 @@ class Reply(Response):
         self._ingest = ingest
         self._counts = counts
         self._stream = stream
-        self._include_usage = include_usage
-        self._adapter_header = adapter_header.encode()
+        self._limits_left = headers
         self._started = False
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer. ASGI calls this once."""
+        """Answer. ASGI calls this once.
+
+        Raises:
+            ApiError, EspalierError: nothing was sent yet; the caller says so in its protocol.
+        """
+        del scope
         with self._lease:
             left = False
             task = asyncio.current_task()
@@ -68,68 +73,86 @@ class Reply(Response):
 
             watcher = asyncio.create_task(watch())
             try:
-                await self._answer(scope, receive, send)
+                await self._answer(send)
             except asyncio.CancelledError:
                 if not left:
                     raise
                 if task is not None:
                     task.uncancel()
                 self._counts.disconnected += 1
+                self._place.left = True
             finally:
                 watcher.cancel()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, send: Send) -> None:
         try:
             if self._stream:
                 await self._send_stream(send)
             else:
                 await self._send_whole(send)
+        except asyncio.CancelledError:
+            killed = self._place.spare()
+            if killed is None:
+                raise
+            await self._fail(send, killed)
         except (ApiError, EspalierError) as error:
-            self._counts.failed += 1
-            refusal = error if isinstance(error, ApiError) else from_espalier(error)
-            if not self._started:
-                await refusal.response()(scope, receive, send)
-            else:
-                event = b"data: %s\n\n" % msgspec.json.encode(refusal.body)
-                await send({"type": "http.response.body", "body": event})
+            await self._fail(send, error if isinstance(error, ApiError) else from_espalier(error))
+
+    async def _fail(self, send: Send, error: ApiError) -> None:
+        self._counts.failed += 1
+        if not self._started:
+            raise error
+        self._place.error = error
+        self._exchange.fail()
+        await self._send_last(send, lambda: self._shape.failure(self._exchange, error))
 
     async def _send_whole(self, send: Send) -> None:
-        async for _ in self._exchange.run(self._engine, self._versions):
-            pass
-        body = msgspec.json.encode(self._shape.whole(self._exchange))
-        await tap(self._exchange, self._ingest, self._counts)
-        await self._start(send, b"application/json", len(body))
-        await send({"type": "http.response.body", "body": body})
+        async with aclosing(self._run()) as steps:
+            async for _ in steps:
+                self._place.token()
+        self._exchange.require_schema_met()
+        await self._send_last(send, lambda: self._shape.whole(self._exchange))
 
     async def _send_stream(self, send: Send) -> None:
         # Ends of choices wait for the tap; text does not.
-        ends: list[int] = []
-        async for index, text, first in self._exchange.run(self._engine, self._versions):
-            if not self._started:
-                await self._start(send, b"text/event-stream; charset=utf-8", None)
-            piece = self._shape.piece(self._exchange, index, text, first)
-            if piece is not None:
-                await self._send_events(send, piece)
-            if self._exchange.answers[index].finish_reason:
-                ends.append(index)
-        await tap(self._exchange, self._ingest, self._counts)
-        last = [self._shape.end(self._exchange, index) for index in ends]
-        if self._include_usage:
-            last.append(self._shape.usage_chunk(self._exchange))
-        await self._send_events(send, *last, end=True)
+        async with aclosing(self._run()) as steps:
+            async for pieces in steps:
+                self._place.token()
+                events = []
+                if not self._started:
+                    await self._start(send, b"text/event-stream; charset=utf-8", None)
+                    events.append(self._shape.begin(self._exchange))
+                events += [self._shape.piece(self._exchange, *piece) for piece in pieces]
+                if body := b"".join(events):
+                    await self._send(send, body)
+        self._exchange.require_schema_met()
+        await self._send_last(send, lambda: self._shape.end(self._exchange))
 
-    async def _send_events(self, send: Send, *events: dict[str, Any], end: bool = False) -> None:
-        body = b"".join(b"data: %s\n\n" % msgspec.json.encode(event) for event in events)
-        await send(
-            {
-                "type": "http.response.body",
-                "body": body + _DONE if end else body,
-                "more_body": not end,
-            }
-        )
+    async def _send_last(self, send: Send, make: Callable[[], bytes]) -> None:
+        """What ends the answer; it is written while the turn is made durable, and sent after."""
+        waiting = hand_in(self._exchange, self._ingest)
+        body = make()
+        await until_durable(waiting, self._counts)
+        if not self._started:
+            await self._start(send, b"application/json", len(body))
+        await self._send(send, body, end=True)
+
+    def _run(self) -> AsyncGenerator[Iterable[Piece], None]:
+        return self._exchange.run(self._engine, self._versions, streaming=self._stream)
+
+    async def _send(self, send: Send, body: bytes, *, end: bool = False) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": not end})
 
     async def _start(self, send: Send, media_type: bytes, size: int | None) -> None:
-        headers = [(b"content-type", media_type), (b"x-espalier-adapter", self._adapter_header)]
+        request_id = self._exchange.request_id.encode()
+        headers = [
+            (b"content-type", media_type),
+            (b"x-espalier-adapter", (self._exchange.adapter or "base").encode()),
+            # As OpenAI's clients and as Anthropic's look for it: the turn's id.
+            (b"x-request-id", request_id),
+            (b"request-id", request_id),
+            *((name.encode(), value.encode()) for name, value in self._limits_left.items()),
+        ]
         if size is None:
             headers.append((b"cache-control", b"no-cache"))
         else:

@@ -21,16 +21,21 @@ from appliance.engine.client import AsyncEngine
 from appliance.engine.template import Template
 from appliance.ingest import Ingest
 from serving.admin import build_admin
-from serving.app import Gateway, build_app
+from serving.admission import Admission
+from serving.aliases import Aliases
+from serving.app import build_app
+from serving.attribution import Attribution
+from serving.connections import IDLE_S, Connection, allow_many_files
+from serving.gateway import Gateway
 from serving.keys import KeyRing
-from serving.releases import Releases
+from serving.metrics import Metrics
+from serving.pauses import Pauses
+from serving.quota import Quota
+from serving.version_names import VersionNames
 from serving.versions import HOLDER, Versions
 from serving.vetting import Vetting
 
 _LOOK_AGAIN_S = 1.0
-_KEEP_ALIVE_S = 75
-"""Longer than clients keep an idle connection (openai: 5 s): the side that sends must be the one
-that lets go, or a request meets a connection that is just being closed."""
 _log = logging.getLogger("espalier.serving")
 
 
@@ -49,6 +54,7 @@ def serve(home: Home, settings: Settings) -> None:
         ConflictError: the port is in use.
         NotFoundError: the base is not registered.
     """
+    allow_many_files()
     listener = _listen(settings.gateway.host, settings.gateway.port)
     uvloop.run(_serve(home, settings, listener))
 
@@ -59,17 +65,22 @@ async def _serve(home: Home, settings: Settings, listener: socket.socket) -> Non
     ingest = Ingest(home, settings, collector="gateway")
     async with AsyncEngine(home.socket("engine")) as engine:
         versions = Versions(engine)
-        vetting = Vetting(home, settings, database, engine, base)
+        admission = Admission(database, versions, Vetting(home, settings, database, engine, base))
         gateway = Gateway(
             settings=settings,
             base=base,
             template=Template.load(base.path),
             engine=engine,
             versions=versions,
-            releases=Releases(database, versions, vetting, alias=settings.gateway.alias),
+            aliases=Aliases(settings, database, engine, versions, admission),
+            admission=admission,
             keys=KeyRing(database),
+            pauses=Pauses(database),
+            quota=Quota(database, settings.prices),
+            metrics=Metrics(VersionNames(database, versions), Attribution(database)),
             ingest=ingest,
         )
+        gateway.metrics.watch(gateway)
         host, port = listener.getsockname()[:2]
         admin_socket = home.socket("serving")
         admin_socket.unlink(missing_ok=True)
@@ -80,21 +91,36 @@ async def _serve(home: Home, settings: Settings, listener: socket.socket) -> Non
         gc.collect()
         gc.freeze()
         _log.info("gateway on http://%s:%d/v1", host, port)
+        rules = asyncio.create_task(_keep_rules(gateway))
         upkeep = asyncio.create_task(_upkeep(gateway))
+        rollouts = asyncio.create_task(gateway.aliases.run())
         try:
             await asyncio.gather(public.serve(sockets=[listener]), admin.serve())
         finally:
             upkeep.cancel()
+            rollouts.cancel()
+            rules.cancel()
+            await gateway.quota.save()
             await asyncio.to_thread(ingest.close)
             database.close()
 
 
+async def _keep_rules(gateway: Gateway) -> None:
+    """Once a second, whatever the engine does: who may ask, and what was used."""
+    while True:
+        try:
+            await gateway.reload()
+            await gateway.quota.save()
+        except Exception:
+            _log.exception("keys, limits and pauses stay as they were")
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
 async def _upkeep(gateway: Gateway) -> None:
-    """Once a second: keys as the database has them, adapters as the journal has them."""
+    """Once a second: adapters as the journal has them."""
     fresh = True
     while True:
         try:
-            await asyncio.to_thread(gateway.keys.reload)
             health = await gateway.engine.health()
             if health.base != gateway.base.digest:
                 raise UsageError(
@@ -107,8 +133,7 @@ async def _upkeep(gateway: Gateway) -> None:
                 # What an earlier gateway process held, and did not live to give back.
                 await gateway.engine.release(None, HOLDER)
                 fresh = False
-            if not gateway.releases.ready:
-                await gateway.releases.start()
+            await gateway.aliases.follow()
             await gateway.versions.restore(health.resident)
         except EspalierError as error:
             gateway.releases.note(error)
@@ -147,7 +172,8 @@ def _server(app: ASGIApp, settings: Settings, uds: str | None = None) -> _Server
         date_header=False,
         ws="none",
         backlog=1024,
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        http=Connection,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=max(1, round(settings.gateway.drain_s)),
     )
     return _Server(config)

@@ -1,7 +1,8 @@
 """Which adapters are resident in the engine for the gateway, and who is using them.
 
 A request leases its version from the moment the alias is resolved until its last byte. A version
-is released when no request holds it and it is neither the champion nor the one before it.
+is released when no request holds it and no alias keeps it: as its champion, the one before that,
+or the candidate that is being tried out.
 """
 
 import asyncio
@@ -25,8 +26,8 @@ class Versions:
         self._resident: dict[Digest, None] = {}
         self._guests: set[Digest] = set()
         """Addressed by digest; they stay until somebody needs the room."""
-        self._kept: set[Digest] = set()
-        """Champion and the one before it."""
+        self._kept: dict[str, set[Digest]] = {}
+        """By alias."""
         self._changing = asyncio.Lock()
         self._releasing: set[asyncio.Task[None]] = set()
 
@@ -39,6 +40,11 @@ class Versions:
     def uses(self) -> dict[Digest, int]:
         """Requests under way by version."""
         return dict(self._uses)
+
+    @property
+    def kept(self) -> set[Digest]:
+        """What some alias keeps."""
+        return set().union(*self._kept.values())
 
     def lease(self, adapter: Digest | None) -> "Lease":
         """Hold a version for one request, from now until the lease is left."""
@@ -66,7 +72,8 @@ class Versions:
                 self._guests.discard(adapter)
             return
         async with self._changing:
-            for idle in [g for g in self._guests if g not in self._uses and g not in self._kept]:
+            kept = self.kept
+            for idle in [g for g in self._guests if g not in self._uses and g not in kept]:
                 await self._engine.release(idle, HOLDER)
                 self._forget(idle)
             await self._engine.prepare(adapter, HOLDER)
@@ -85,10 +92,12 @@ class Versions:
             _log.warning("the engine lost adapter %s: loading it again", short(adapter))
             await self.load_again(adapter)
 
-    def keep(self, *adapters: Digest | None) -> None:
-        """From now on these stay resident; every other version goes when its last request ends."""
-        self._kept = {adapter for adapter in adapters if adapter is not None}
-        self._guests -= self._kept
+    def keep(self, alias: str, *adapters: Digest | None) -> None:
+        """From now on `alias` keeps these resident; a version that no alias keeps goes when its
+        last request ends.
+        """
+        self._kept[alias] = {adapter for adapter in adapters if adapter is not None}
+        self._guests -= self._kept[alias]
         self._release_unused()
 
     def drop(self, adapter: Digest) -> None:
@@ -102,8 +111,9 @@ class Versions:
             await asyncio.gather(*self._releasing)
 
     def _release_unused(self) -> None:
+        stays = self.kept | self._guests
         for adapter in list(self._resident):
-            if adapter not in self._kept | self._guests and adapter not in self._uses:
+            if adapter not in stays and adapter not in self._uses:
                 self._forget(adapter)
                 task = asyncio.get_running_loop().create_task(self._release(adapter))
                 self._releasing.add(task)

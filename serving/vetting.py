@@ -74,8 +74,8 @@ class Vetting:
             AdapterError: they do not.
         """
         recorded = await asyncio.to_thread(self._probe_of, adapter)
-        served = await self._engine.score(adapter, recorded.ids)
-        base = await self._engine.score(None, recorded.ids)
+        served = await self._engine.score(adapter, recorded.ids, every_replica=True)
+        base = await self._engine.score(None, recorded.ids, every_replica=True)
         other = None
         if champion not in (None, adapter):
             other = await self._engine.score(champion, recorded.ids)

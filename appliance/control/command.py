@@ -14,7 +14,8 @@ from appliance.core.errors import EspalierError, UsageError
 # What another program does: our command → (its module, its own words).
 PROGRAMS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "base": ("adapter_training", ("base",), "make, add, fetch or list base models"),
-    "key": ("serving", ("key",), "make, list or revoke agents' keys"),
+    "serve": ("appliance.engine.vllm", ("serve",), "vllm: print or run vLLM's command"),
+    "key": ("serving", ("key",), "agents' keys: make, limit, pause, kill"),
     "adapter": ("serving", ("adapter",), "verify an adapter directory"),
     "import": ("collectors", ("import",), "read trajectories from files"),
     "tail": ("collectors", ("tail",), "watch trajectories as they arrive"),
@@ -153,13 +154,15 @@ def _parser() -> argparse.ArgumentParser:
         "release", "commands.release", "make the alias mean a released round's adapter again"
     )
     release.add_argument("round", type=int)
+    release.add_argument("--alias", default="", help="a team's alias, instead of the own one")
     person(release)
     for name, what in (
-        ("rollback", "the alias means the adapter before again"),
+        ("rollback", "what is tried out is taken away; else the adapter before serves again"),
         ("kill", "the alias means the base: no adapter serves"),
     ):
         undo = verb(name, "commands.undo", what)
         undo.add_argument("--reason", required=True)
+        undo.add_argument("--alias", default="", help="a team's alias, instead of the own one")
         person(undo)
     log = verb("log", "commands.log", "the audit log, its chain verified")
     log.add_argument("--after", type=int, default=0, help="entries after this sequence number")

@@ -202,7 +202,8 @@ def change_round(arguments: argparse.Namespace) -> int:
 
 def release(arguments: argparse.Namespace) -> int:
     """Release again what was approved."""
-    shown = _ask(Home.find(), arguments, "POST", f"/rounds/{arguments.round}/release", {})
+    route = f"/rounds/{arguments.round}/release?alias={quote(arguments.alias)}"
+    shown = _ask(Home.find(), arguments, "POST", route, {})
     show.emit(shown, arguments.json, show.journal_entry)
     return 0
 
@@ -210,7 +211,8 @@ def release(arguments: argparse.Namespace) -> int:
 def undo(arguments: argparse.Namespace) -> int:
     """Roll back, or kill."""
     body = {"reason": arguments.reason}
-    shown = _ask(Home.find(), arguments, "POST", f"/{arguments.verb}", body)
+    route = f"/{arguments.verb}?alias={quote(arguments.alias)}"
+    shown = _ask(Home.find(), arguments, "POST", route, body)
     show.emit(shown, arguments.json, show.journal_entry)
     return 0
 

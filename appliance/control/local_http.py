@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,33 @@ def over_socket(
     path: Path, method: str, route: str, body: Any = None, *, timeout_s: float = 60.0
 ) -> Any:
     """Ask one of our processes on its private socket; see `_ask`."""
-    return _ask(_UnixConnection(path, timeout_s), method, route, body, {}, f"socket {path.name}")
+    with closing(_UnixConnection(path, timeout_s)) as connection:
+        return _ask(connection, method, route, body, {}, f"socket {path.name}")
+
+
+class OpenSocket:
+    """One of our processes on its private socket, asked often: the connection stays open."""
+
+    def __init__(self, path: Path, *, timeout_s: float) -> None:
+        self._connection = _UnixConnection(path, timeout_s)
+        self._where = f"socket {path.name}"
+
+    def get(self, route: str) -> Any:
+        """The parsed answer; errors as in `_ask`."""
+        was_open = self._connection.sock is not None
+        try:
+            return _ask(self._connection, "GET", route, None, {}, self._where)
+        except EspalierError as error:
+            self.close()
+            # A server closes what was quiet for long, and one that was started anew knows nothing
+            # of it: that is found out only by asking.
+            if was_open and isinstance(error.__cause__, ConnectionError):
+                return self.get(route)
+            raise
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
 
 
 def over_port(
@@ -63,8 +90,8 @@ def over_port(
     if credential is not None:
         pair = base64.b64encode(":".join(credential).encode()).decode()
         headers["authorization"] = f"Basic {pair}"
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    return _ask(connection, method, route, body, headers, f"{host}:{port}")
+    with closing(http.client.HTTPConnection(host, port, timeout=timeout_s)) as connection:
+        return _ask(connection, method, route, body, headers, f"{host}:{port}")
 
 
 def _ask(
@@ -90,8 +117,6 @@ def _ask(
         raise UnavailableError(
             f"nothing answers at {where}: {error}", next_step="espalier up, then espalier status"
         ) from error
-    finally:
-        connection.close()
     value = json.loads(data) if data else None
     if response.status < 400:
         return value

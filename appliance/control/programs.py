@@ -18,6 +18,7 @@ from typing import Any
 
 from appliance.core.errors import EspalierError, UnavailableError
 from appliance.core.home import Home
+from appliance.core.pausing import Pause
 
 PERSONAL = frozenset({"ESPALIER_AS", "ESPALIER_PASSPHRASE"})
 """What a person signs in with. No process of ours needs it, and all would show it in /proc."""
@@ -61,11 +62,12 @@ def run(
     name: str,
     threads: int = 1,
     on_wait: Callable[[], None],
+    may_run: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     """Run a program to its end and return its last line of JSON.
 
-    `on_wait` is called about every 50 ms; an error from it (a lost lease, a cancel) ends the
-    program.
+    `on_wait` is called about every 50 ms; an error from it (a lost lease, a cancel) kills the
+    program. Then `may_run` is asked: while it says no, the program is paused.
 
     Raises:
         UnavailableError: it was killed, or says that a part did not answer: try again.
@@ -79,15 +81,23 @@ def run(
             stdout=stdout,
             stderr=stderr,
             env=environment(home, threads),
+            process_group=0,
             preexec_fn=partial(_die_with, os.getpid()),  # only prctl runs between fork and exec
         )
+    pause = Pause(child.pid, work)
     try:
         while (code := _wait(child)) is None:
             on_wait()
+            if may_run():
+                pause.end()
+            else:
+                pause.begin()
     finally:
         if child.poll() is None:
-            child.kill()
+            # Not a request to end, so it reaches a paused program too.
+            os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+        pause.close()
     if code == 0:
         return _last_json(out.read_text(errors="replace"), name)
     tail = err.read_text(errors="replace").strip()[-2000:] or f"{name} said nothing"

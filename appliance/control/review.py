@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from appliance.control.budget import waits
 from appliance.control.rounds import Round
 from appliance.control.steps import Ground, approvals_of, gates_of
 from appliance.core.records import Dataset, Scorecard, decode
+from policies.lifecycle import State
 
 
 def summary(ground: Ground, round_: Round) -> dict[str, Any]:
@@ -19,6 +21,7 @@ def summary(ground: Ground, round_: Round) -> dict[str, Any]:
         "state": round_.state,
         "verdict": round_.verdict,
         "reason": round_.reason,
+        "waits": waits(ground.settings.gpu) if round_.state is State.TRAINING else "",
         "authors": round_.authors,
         "adapter": round_.adapter,
         "champion": round_.champion,

@@ -8,8 +8,11 @@ import sys
 import time
 from typing import Any
 
+import msgspec
+
 from appliance.control import own_keys, programs, show, supervisor
 from appliance.control.doctor import examine
+from appliance.control.releasing import trying_now
 from appliance.control.review import summary
 from appliance.control.rounds import Rounds
 from appliance.control.steps import Ground, serving_now
@@ -120,9 +123,11 @@ def _status(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     ground = ground_of(home)
     past = Rounds(ground.database).all()
     under_way = [r for r in past if not r.state.terminal]
+    trying = trying_now(ground.database, ground.settings.gateway.alias)
     return {
         "alias": ground.settings.gateway.alias,
         "serving": serving_now(ground),
+        "rollout": None if trying is None else msgspec.to_builtins(trying),
         "under_way": [summary(ground, r) for r in under_way],
         "gateway": _url(state),
         "control": f"http://{_netloc(state['control'])}",

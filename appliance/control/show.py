@@ -40,6 +40,8 @@ def started(value: Any) -> None:
 def status(value: Any) -> None:
     """What is served, each part, what waits."""
     print(f"{value['alias']} means {_adapter(value['serving'])}   gateway {value['gateway']}")
+    if value["rollout"]:
+        print(tried_out(value["rollout"]))
     print(f"console {value['control']}")
     table = _table("part", "what it is", "state", "memory")
     for part in value["parts"]:
@@ -150,7 +152,7 @@ def rounds(value: Any) -> None:
             _adapter(entry["adapter"]) if entry["adapter"] else "",
             ", ".join(entry["authors"]),
             _when(entry["changed_at"]),
-            _cut(entry["reason"], _REASON_CHARS),
+            _cut(entry["waits"] or entry["reason"], _REASON_CHARS),
         )
     _console.print(table)
 
@@ -184,6 +186,14 @@ def journal_entry(value: Any) -> None:
         f"{moved['alias']} means {_adapter(moved['adapter'])} "
         f"(generation {moved['generation']}, {value['ms']:.1f} ms)"
     )
+    if rollout := moved.get("rollout"):
+        print(tried_out(rollout))
+
+
+def tried_out(rollout: Any) -> str:
+    """A candidate, and how far it is."""
+    share = f"{rollout['share']} % of the sessions" if rollout["share"] else "the shadow"
+    return f"tried out: {_adapter(rollout['candidate'])}, in {share}"
 
 
 def audit(value: Any) -> None:
@@ -258,6 +268,8 @@ def _suite(suite: Any, likelihoods: Any) -> dict[str, str]:
 
 
 def _under_way(value: Any) -> str:
+    if value["waits"]:
+        return f"round {value['round']}: {value['state']}, {value['waits']}"
     step = value["progress"] if value["state"] == "training" else None
     left = f"  step {step['step']}/{step['total']}, {step['eta_s']:.0f} s left" if step else ""
     return f"round {value['round']}: {value['state']}{left}"

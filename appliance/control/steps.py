@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import sqlalchemy as sa
 
-from appliance.control import local_http, programs
+from appliance.control import local_http, programs, releasing
+from appliance.control.budget import Budget
 from appliance.control.programs import ProgramError
 from appliance.control.rounds import Round
 from appliance.core.database import Database
@@ -21,7 +23,7 @@ from appliance.core.errors import NotApprovedError
 from appliance.core.files import publish
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Approval, Release, Scorecard, decode
+from appliance.core.records import Approval, Scorecard, decode
 from appliance.core.settings import Settings
 from appliance.core.signers import signers
 from appliance.core.tables import approvals, datasets, releases
@@ -96,20 +98,22 @@ def curate(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
 def train(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
     """Grow the adapter from the champion."""
     parent = ["--parent", round_.champion] if round_.champion else []
-    made = _run(
-        ground,
-        round_,
-        on_wait,
-        "adapter_training",
-        "train",
-        "--dataset",
-        str(round_.dataset),
-        "--recipe",
-        str(_law_file(ground, round_, round_.order.recipe, "recipe.toml")),
-        "--work",
-        str(ground.work(round_)),
-        *parent,
-    )
+    with Budget(ground.settings.gpu, ground.home.socket("engine")) as budget:
+        made = _run(
+            ground,
+            round_,
+            on_wait,
+            "adapter_training",
+            "train",
+            "--dataset",
+            str(round_.dataset),
+            "--recipe",
+            str(_law_file(ground, round_, round_.order.recipe, "recipe.toml")),
+            "--work",
+            str(ground.work(round_)),
+            *parent,
+            may_run=budget.may_run,
+        )
     return Next(State.EVALUATING, made={"adapter": made["adapter"]})
 
 
@@ -168,17 +172,20 @@ def await_approval(ground: Ground, round_: Round, on_wait: Callable[[], None]) -
     return Next(State.RELEASING)
 
 
-def release(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next:
-    """Ask serving to verify, prepare, probe and move the alias."""
+def release(ground: Ground, round_: Round, on_wait: Callable[[], None]) -> Next | None:
+    """Ask serving to verify, prepare, probe and move the alias; None while it tries it out."""
     on_wait()
-    if not released_already(ground, round_):
-        now = serving_now(ground)
-        # Whoever killed, rolled back or released meanwhile made the scorecard speak of the past.
-        if now != round_.champion:
-            before, after = (short(one or "base") for one in (round_.champion, now))
-            return Next(State.FAILED, f"it was compared with {before}, now {after} is served")
-        ask_release(ground, round_, actor=SYSTEM)
-    return Next(State.RELEASED)
+    if released_already(ground, round_):
+        return Next(State.RELEASED)
+    if trial := trial_of(ground, round_):
+        return None if trial.under_way else Next(State.FAILED, trial.ended)
+    now = serving_now(ground)
+    # Whoever killed, rolled back or released meanwhile made the scorecard speak of the past.
+    if now != round_.champion:
+        before, after = (short(one or "base") for one in (round_.champion, now))
+        return Next(State.FAILED, f"it was compared with {before}, now {after} is served")
+    moved = ask_release(ground, round_, actor=SYSTEM)["release"]
+    return Next(State.RELEASED) if moved["reason"] == "release" else None
 
 
 STEPS: dict[State, Callable[[Ground, Round, Callable[[], None]], Next | None]] = {
@@ -190,6 +197,14 @@ STEPS: dict[State, Callable[[Ground, Round, Callable[[], None]], Next | None]] =
     State.AWAITING_APPROVAL: await_approval,
     State.RELEASING: release,
 }
+
+
+def is_waiting(ground: Ground, round_: Round) -> bool:
+    """Whether there is nothing to do until people have decided, or serving has tried it out."""
+    if round_.state is State.AWAITING_APPROVAL:
+        return await_approval(ground, round_, lambda: None) is None
+    trial = trial_of(ground, round_) if round_.state is State.RELEASING else None
+    return trial is not None and trial.under_way
 
 
 def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approval]:
@@ -215,10 +230,13 @@ def require_release(ground: Ground, round_: Round, *, at: float) -> list[Approva
     return cast
 
 
-def ask_release(ground: Ground, round_: Round, *, actor: str) -> dict[str, Any]:
-    """One release request to serving, which checks everything again before traffic."""
+def ask_release(ground: Ground, round_: Round, *, actor: str, alias: str = "") -> dict[str, Any]:
+    """One release request to serving, which checks everything again before traffic. An empty
+    `alias` is the endpoint's own.
+    """
     cast = require_release(ground, round_, at=time.time())
-    current = local_http.over_socket(ground.home.socket("serving"), "GET", "/releases")
+    route = f"/releases?alias={quote(alias)}" if alias else "/releases"
+    current = local_http.over_socket(ground.home.socket("serving"), "GET", route)
     answer: dict[str, Any] = local_http.over_socket(
         ground.home.socket("serving"),
         "POST",
@@ -229,6 +247,7 @@ def ask_release(ground: Ground, round_: Round, *, actor: str) -> dict[str, Any]:
             "expected_generation": current["generation"],
             "approvals": [a.digest for a in cast if a.decision == "approve"],
             "actor": actor,
+            "alias": alias,
         },
         timeout_s=300.0,
     )
@@ -270,17 +289,16 @@ def released_already(ground: Ground, round_: Round) -> bool:
     Moved once more, it would have itself as the version before, with nothing to roll back to; and
     it would undo what a person did to it in the meantime.
     """
-    cast = {approval.digest for approval in approvals_of(ground.database, round_.round)}
-    with ground.database.read() as connection:
-        rows = connection.execute(
-            sa.select(releases.c.record).where(
-                releases.c.alias == ground.settings.gateway.alias,
-                releases.c.adapter == round_.adapter,
-                releases.c.reason == "release",
-            )
-        ).all()
-    moves = [set(decode(row.record, Release).approvals) for row in rows]
-    return any(move and move <= cast for move in moves)
+    cast = approvals_of(ground.database, round_.round)
+    alias = ground.settings.gateway.alias
+    moves = releasing.entries_citing(ground.database, alias, cast, "release")
+    return any(move.adapter == round_.adapter for move in moves)
+
+
+def trial_of(ground: Ground, round_: Round) -> releasing.Trial | None:
+    """How serving's trial of this round's adapter goes; None where it was never begun."""
+    cast = approvals_of(ground.database, round_.round)
+    return releasing.trial_of(ground.database, ground.settings.gateway.alias, round_.adapter, cast)
 
 
 def _nothing_sealed(ground: Ground, round_: Round) -> str:
@@ -303,7 +321,13 @@ def _law_file(ground: Ground, round_: Round, digest: Digest, name: str) -> Path:
 
 
 def _run(
-    ground: Ground, round_: Round, on_wait: Callable[[], None], module: str, verb: str, *rest: str
+    ground: Ground,
+    round_: Round,
+    on_wait: Callable[[], None],
+    module: str,
+    verb: str,
+    *rest: str,
+    may_run: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
     threads = ground.settings.gpu.trainer_threads if module == "adapter_training" else 1
     made = programs.run(
@@ -318,6 +342,7 @@ def _run(
         name=verb,
         threads=threads,
         on_wait=on_wait,
+        may_run=may_run,
     )
     if not made:
         raise ProgramError(f"{module} {verb} made nothing: {json.dumps(made)}")

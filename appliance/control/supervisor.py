@@ -31,6 +31,8 @@ _HOPELESS = 2
 """Restarts in a row, before it ever answered, after which `up` gives up."""
 _GRACE_S = 15.0
 START_TIMEOUT_S = 120.0
+VLLM_START_TIMEOUT_S = 900.0
+"""Its processes import for a minute, and compile on a GPU for some more."""
 
 
 @dataclass(slots=True)
@@ -51,8 +53,9 @@ class Part:
 def parts(settings: Settings) -> list[Part]:
     """In the order that they start; ended in reverse."""
     log_kind = "real: Apache Kafka" if settings.log.kind == "kafka" else "embedded log"
+    engine = "appliance.engine.vllm" if settings.engine.kind == "vllm" else "appliance.inference"
     return [
-        Part("engine", "appliance.inference", f"{settings.engine.kind} engine"),
+        Part("engine", engine, f"{settings.engine.kind} engine"),
         Part("collectors", "collectors", f"assembly on the {log_kind}"),
         Part("serving", "serving", "gateway and releases"),
         Part("control", "appliance.control", "rounds and API (embedded database: SQLite)"),
@@ -206,7 +209,8 @@ def wait_until_ready(home: Home, process: "subprocess.Popen[bytes]") -> dict[str
     Raises:
         UnavailableError: a part did not come up; names it and its log.
     """
-    deadline = time.monotonic() + START_TIMEOUT_S
+    vllm = load_settings(home).engine.kind == "vllm"
+    deadline = time.monotonic() + (VLLM_START_TIMEOUT_S if vllm else START_TIMEOUT_S)
     while time.monotonic() < deadline:
         state = running(home)
         if process.poll() is not None:

@@ -10,9 +10,10 @@ import time
 import uuid
 
 from appliance.control import law
+from appliance.control.budget import waits
 from appliance.control.reading import data
 from appliance.control.rounds import LEASE_S, Order, Round, Rounds
-from appliance.control.steps import STEPS, SYSTEM, Ground
+from appliance.control.steps import STEPS, SYSTEM, Ground, is_waiting
 from appliance.core.digests import Digest
 from appliance.core.errors import ConflictError, EspalierError, UnavailableError, UsageError
 from policies.lifecycle import State
@@ -66,10 +67,10 @@ class Worker:
                 self._stop.wait(_IDLE_S)
 
     def _step(self, open_round: Round) -> bool:
-        # While people think nothing is written: whatever is kept by the database's version stays.
-        if open_round.state is State.AWAITING_APPROVAL and not STEPS[open_round.state](
-            self._ground, open_round, lambda: None
-        ):
+        # Meanwhile nothing is written: whatever is kept by the database's version stays.
+        if is_waiting(self._ground, open_round):
+            return False
+        if open_round.state is State.TRAINING and waits(self._ground.settings.gpu):
             return False
         round_ = self._rounds.lease(open_round.round, owner=self._owner, at=time.time())
         if round_ is None:

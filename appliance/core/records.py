@@ -325,19 +325,44 @@ class Approval(Record, frozen=True, kw_only=True):
         return Candidate(adapter=self.adapter, scorecard=self.scorecard, order=order)
 
 
-class Release(Record, frozen=True, kw_only=True):
-    """What the alias means from here on. One entry of an append-only journal."""
+class Rollout(Record, frozen=True, kw_only=True):
+    """A candidate that is being tried out beside the version that the alias means."""
 
-    schema: Literal["release/1"] = "release/1"
+    candidate: Digest
+    share: int
+    """Percent of the sessions that it answers; 0 is a shadow, whose answers nobody sees."""
+    salt: str
+    """Of this rollout alone. A session's bucket is HMAC-SHA256(salt, session) modulo 10,000."""
+
+
+class Release(Record, frozen=True, kw_only=True):
+    """What the alias means from here on. One entry of an append-only journal.
+
+    Version 1 knew no rollouts.
+    """
+
+    schema: Literal["release/1", "release/2"] = "release/2"
     alias: str
     generation: int
     adapter: Digest | None
     """None is the base: nothing approved yet, or the kill switch."""
     previous: Digest | None
-    reason: Literal["release", "rollback", "kill", "start"]
+    reason: Literal["start", "shadow", "canary", "release", "stop", "rollback", "kill"]
+    """``shadow`` and ``canary`` try a candidate out, ``stop`` takes it away; `adapter` stays."""
     approvals: tuple[Digest, ...]
     actor: str
     at: float
+    rollout: Rollout | msgspec.UnsetType = msgspec.UNSET
+    """What is tried out from here on, if anything is."""
+
+    @property
+    def trying(self) -> Rollout | None:
+        """The rollout that is under way."""
+        return None if isinstance(self.rollout, msgspec.UnsetType) else self.rollout
+
+
+MOVES = ("start", "release", "rollback", "kill")
+"""The reasons of a `Release` that say anew what the alias means."""
 
 
 R = TypeVar("R", bound=Record)

@@ -153,10 +153,46 @@ keys = sa.Table(
     sa.Column("agent", sa.Text, nullable=False),
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("exact", sa.Boolean, nullable=False),
+    sa.Column("metrics", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("revoked_at", sa.Float),
 )
-"""Agents' keys: 256 random bits, stored as SHA-256. `exact` permits @sha256:… and @base."""
+"""Agents' keys: 256 random bits, stored as SHA-256. `exact` permits @sha256:… and @base, `metrics`
+permits /metrics."""
+
+limits = sa.Table(
+    "limits",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("limit", sa.Text, primary_key=True),
+    sa.Column("amount", sa.Float, nullable=False),
+)
+"""`kind` is ``key``, ``agent`` or ``team``; `limit` a field of serving's `Limits`."""
+
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("killed", sa.Boolean, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""Who may not ask now. Of what is `killed`, requests under way were ended too."""
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("requests", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("units", sa.Float, nullable=False),
+)
+"""What a key used, by day (UTC, counted from the epoch); `units` at the prices of that day."""
 
 releases = sa.Table(
     "releases",

@@ -117,6 +117,9 @@ def _point_an_agent(house: House, options: argparse.Namespace) -> None:
 
 def _write_settings(house: House, plan: Plan, options: argparse.Namespace) -> None:
     lines = ["[gateway]", "port = 0", "[control]", "port = 0", "[engine]", f'base = "{plan.base}"']
+    if options.engine == "vllm":
+        # One of two cores stays for everybody else; see `make vllm` for the environment.
+        lines += ['kind = "vllm"', "threads = 1"]
     if options.kafka:
         lines += ["[log]", 'kind = "kafka"', f'bootstrap = "{options.kafka}"']
     (house.home / "espalier.toml").write_text("\n".join(lines) + "\n")
@@ -149,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         "--shuffle-feedback",
         action="store_true",
         help="a control: outcomes permuted, corrections withheld; nothing may be released",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=["embedded", "vllm"],
+        default="embedded",
+        help="what serves: vllm needs $ESPALIER__VLLM__PYTHON (make demo sets it)",
     )
     parser.add_argument(
         "--kafka",

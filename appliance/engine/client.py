@@ -6,7 +6,7 @@ there is an UnavailableError.
 
 import http.client
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +31,8 @@ from appliance.engine.wire import (
 _NEXT_STEP = "espalier doctor says whether the engine runs"
 _CONNECT_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 600.0
+
+_lines = msgspec.json.Decoder(Line)
 
 T = TypeVar("T")
 
@@ -87,8 +89,10 @@ class AsyncEngine:
         if self._session is not None:
             await self._session.close()
 
-    async def stream(self, request: Generate) -> AsyncIterator[Line]:
-        """The answer's lines as they come, the last with `done`. Leaving early stops the engine.
+    async def stream(self, request: Generate) -> AsyncGenerator[list[Line], None]:
+        """The answer's lines, those together that came together; the last is `done`.
+
+        Leaving early stops the engine.
 
         Raises:
             EspalierError: the engine refused or failed.
@@ -99,13 +103,16 @@ class AsyncEngine:
             ) as answer:
                 if answer.status != 200:
                     raise revive_body(await answer.read())
-                finished = False
-                while raw := await answer.content.readline():
-                    line = msgspec.json.decode(raw, type=Line)
-                    if line.error is not None:
-                        raise revive(line.error)
-                    finished = line.done
-                    yield line
+                finished, rest = False, b""
+                while came := await answer.content.readany():
+                    whole, newline, rest = (rest + came).rpartition(b"\n")
+                    lines = _lines.decode_lines(whole + newline)
+                    problem = lines.pop().error if lines and lines[-1].error else None
+                    if lines:
+                        finished = lines[-1].done
+                        yield lines
+                    if problem is not None:
+                        raise revive(problem)
         except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
             raise _gone(error) from error
         if not finished:
@@ -114,8 +121,9 @@ class AsyncEngine:
     async def generate(self, request: Generate) -> Generation:
         """The whole answer."""
         result = _empty(request)
-        async for line in self.stream(request):
-            result.take(line)
+        async for lines in self.stream(request):
+            for line in lines:
+                result.take(line)
         return result
 
     async def prepare(self, adapter: Digest, holder: str = "") -> None:
@@ -132,10 +140,13 @@ class AsyncEngine:
         return await self._call("/release", Lease(adapter=adapter, holder=holder), Released)
 
     async def score(
-        self, adapter: Digest | None, ids: Sequence[Sequence[int]]
+        self, adapter: Digest | None, ids: Sequence[Sequence[int]], *, every_replica: bool = False
     ) -> list[list[float]]:
-        """Logprobs of given ids; result[i][j] is that of ids[i][j + 1]."""
-        body = Score(adapter=adapter, ids=[list(row) for row in ids])
+        """Logprobs of given ids; result[i][j] is that of ids[i][j + 1].
+
+        `every_replica` asks all of them, and raises IntegrityError unless they say the same.
+        """
+        body = Score(adapter=adapter, ids=[list(row) for row in ids], every_replica=every_replica)
         return (await self._call("/score", body, Scores)).logprobs
 
     async def health(self) -> Health:
@@ -222,9 +233,11 @@ class Engine:
         """Stop keeping an adapter (None: all that `holder` holds)."""
         return self._call("/release", Lease(adapter=adapter, holder=holder), Released)
 
-    def score(self, adapter: Digest | None, ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Logprobs of given ids; result[i][j] is that of ids[i][j + 1]."""
-        body = Score(adapter=adapter, ids=[list(row) for row in ids])
+    def score(
+        self, adapter: Digest | None, ids: Sequence[Sequence[int]], *, every_replica: bool = False
+    ) -> list[list[float]]:
+        """Logprobs of given ids; result[i][j] is that of ids[i][j + 1]. See AsyncEngine."""
+        body = Score(adapter=adapter, ids=[list(row) for row in ids], every_replica=every_replica)
         return self._call("/score", body, Scores).logprobs
 
     def health(self) -> Health:

@@ -29,6 +29,10 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """None lets the engine choose one."""
     stop_ids: Ids = []
     """An answer ends with one of these; it is the answer's last token."""
+    stops: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=16)] = []
+    """Texts that end an answer: the token that completes one is its last."""
+    json_schema: str = ""
+    """A JSON schema that the answer meets; empty asks for none."""
     logprobs: bool = True
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] = 0
     priority: Priority = "interactive"
@@ -81,6 +85,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     ids: list[Ids]
     adapter: Digest | None = None
+    every_replica: bool = False
+    """Ask every replica, and refuse unless they say the same."""
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +104,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     tokens_generated: int
     rss_mib: float
+    people_quiet_s: float | None = None
+    """Since an interactive request was last under way, 0 while one is; None: none yet. The socket's
+    server fills it, for every engine."""
     capabilities: dict[str, str | int | float | bool]
 
 

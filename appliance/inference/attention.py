@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from appliance.inference import steady
 from appliance.inference.architecture import Architecture
-from appliance.inference.kv_cache import KVCache
+from appliance.inference.kv_pages import Rows
 from appliance.inference.model import padded_index
 
 
@@ -15,30 +16,50 @@ class Decode:
     """One new token for each of the first rows of the cache; it sees its row up to itself."""
 
     def __init__(
-        self, shape: Architecture, cache: KVCache, positions: Tensor, longest: int
+        self,
+        shape: Architecture,
+        cache: Rows,
+        positions: Tensor,
+        count: int,
+        longest: int,
+        dtype: torch.dtype,
     ) -> None:
-        """positions: (rows,) index of each row's new token; `longest`: the largest of them, + 1."""
-        rows = len(positions)
+        """positions: (tokens,) index of each new token. Only the first `count` are rows' own.
+
+        longest: the largest of them, + 1.
+        """
+        device = positions.device
         self._shape, self._cache = shape, cache
-        self._length = longest
-        self._at = torch.arange(rows, device=positions.device) * cache.length + positions
-        hidden = torch.arange(longest, device=positions.device) > positions[:, None]
-        mask = torch.zeros((rows, longest), device=positions.device, dtype=cache.data.dtype)
+        self._count, self._length = count, steady.keys(longest)
+        positions = positions[:count]
+        self._where = cache.where(torch.arange(count, device=device), positions)
+        hidden = torch.arange(self._length, device=device) > positions[:, None]
+        mask = torch.zeros((count, self._length), device=device, dtype=dtype)
         self._mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+        self._group = shape.num_heads // shape.num_kv_heads
+        # Only float32 promises the same numbers in any company.
+        asked = steady.queries(self._group) if dtype == torch.float32 else self._group
+        self._asked = torch.arange(asked, device=device).clamp_(max=self._group - 1)
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """One layer. See `model.Attend`."""
-        shape, kv = self._shape, self._cache.layers[layer]
-        rows, wide = len(qkv), shape.num_heads * shape.head_size
-        kv.view(-1, shape.kv_width).index_copy_(0, self._at, qkv[:, wide:])
-        kv = kv[:rows, : self._length].view(
-            rows, self._length, 2, shape.num_kv_heads, shape.head_size
-        )
+        shape, count, group = self._shape, self._count, self._group
+        wide = shape.num_heads * shape.head_size
+        self._cache.write(layer, self._where, qkv[:count, wide:])
+        kv = self._cache.read(layer, slice(count), self._length)
+        kv = kv.view(count, self._length, 2, shape.num_kv_heads, shape.head_size)
         keys, values = kv.permute(2, 0, 3, 1, 4).unbind(0)
         # The query heads of one key head stand where a sequence's queries would: no copies of keys.
-        queries = qkv[:, :wide].view(rows, shape.num_kv_heads, -1, shape.head_size)
-        out = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
-        return out.reshape(rows, wide)
+        queries = qkv[:count, :wide].view(count, shape.num_kv_heads, group, shape.head_size)
+        if len(self._asked) > group:
+            queries = queries.index_select(2, self._asked)
+        found = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
+        found = found[:, :, :group]
+        if count == len(qkv):
+            return found.reshape(count, wide)
+        out = qkv.new_zeros(len(qkv), wide)
+        out[:count].view(found.shape).copy_(found)
+        return out
 
 
 class Fill:
@@ -47,34 +68,38 @@ class Fill:
     def __init__(
         self,
         shape: Architecture,
-        cache: KVCache,
+        cache: Rows,
         first_row: int,
         starts: Sequence[int],
         counts: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         """Rows from `first_row` on get `counts` new tokens each, after `starts` that they have."""
-        device = cache.data.device
         self._shape, self._cache = shape, cache
         self._rows = slice(first_row, first_row + len(counts))
-        self._gather, self._scatter = padded_index(counts, device)
+        self._gather, scatter = padded_index(counts, device, steady.queries(max(counts)))
         start = torch.tensor(starts, device=device)
-        longest = self._gather.shape[1]
-        steps = torch.arange(longest, device=device)
+        steps = torch.arange(self._gather.shape[1], device=device)
         positions = start[:, None] + steps
-        self.positions = positions.flatten()[self._scatter]
         rows = torch.arange(first_row, first_row + len(counts), device=device)
-        self._at = (rows[:, None] * cache.length + positions).flatten()[self._scatter]
-        self._length = max(s + c for s, c in zip(starts, counts, strict=True))
+        rows = rows[:, None].expand(positions.shape).flatten()[scatter]
+        self._where = cache.where(rows, positions.flatten()[scatter])
+        self._scatter = steady.padded(scatter, steady.rows(len(scatter)))
+        self.positions = positions.flatten()[self._scatter]
+        """(tokens, padded) index of each new token in its row."""
+        self._length = steady.keys(max(s + c for s, c in zip(starts, counts, strict=True)))
         seen = torch.arange(self._length, device=device) <= positions[:, :, None]
-        mask = torch.zeros(seen.shape, device=device, dtype=cache.data.dtype)
+        mask = torch.zeros(seen.shape, device=device, dtype=dtype)
         self._mask = mask.masked_fill_(~seen, float("-inf"))[:, None]
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """One layer. See `model.Attend`."""
-        shape, kv = self._shape, self._cache.layers[layer]
+        shape = self._shape
         wide = shape.num_heads * shape.head_size
-        kv.view(-1, shape.kv_width).index_copy_(0, self._at, qkv[:, wide:])
-        keys, values = _keys_and_values(kv[self._rows, : self._length], shape)
+        self._cache.write(layer, self._where, qkv[: len(self._where), wide:])
+        kv = self._cache.read(layer, self._rows, self._length)
+        keys, values = _keys_and_values(kv, shape)
         queries = _by_head(qkv[:, :wide][self._gather], shape)
         out = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
         return out.transpose(1, 2).reshape(-1, wide)[self._scatter]
@@ -85,7 +110,7 @@ class Teach:
 
     def __init__(self, shape: Architecture, counts: Sequence[int], device: torch.device) -> None:
         self._shape = shape
-        self._gather, self._scatter = padded_index(counts, device)
+        self._gather, self._scatter = padded_index(counts, device, max(counts))
         steps = torch.arange(self._gather.shape[1], device=device)
         self.positions = steps.expand(self._gather.shape).flatten()[self._scatter]
 

@@ -12,10 +12,9 @@ from appliance.inference.architecture import Architecture, read_architecture
 from appliance.inference.attention import Teach
 from appliance.inference.engine import Engine
 from appliance.inference.model import Model
+from appliance.inference.vocabulary import Vocabulary
 from appliance.inference.weights import load_weights
 
-_PREFIX_SHARE = 0.25
-"""Part of the cache memory that keeps prompts' beginnings."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -32,13 +31,12 @@ def load_engine(base: Base, settings: EngineSettings) -> Engine:
     dtype = _DTYPES[settings.dtype]
     weights = load_weights(base.path, shape, device=_device(settings.device), dtype=dtype)
     tokens = settings.cache_tokens or _fitting_tokens(shape, settings.memory_mib, dtype)
-    prefix = int(tokens * _PREFIX_SHARE)
     return Engine(
         Model(shape, weights),
         max_batch=settings.max_batch,
         slots=settings.slots,
-        cache_tokens=tokens - prefix,
-        prefix_tokens=prefix,
+        cache_tokens=tokens,
+        vocabulary=Vocabulary.load(base.path, shape.vocab_size),
     )
 
 

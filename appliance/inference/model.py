@@ -86,15 +86,16 @@ def _turns(shape: Architecture, device: torch.device) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles).to(device)
 
 
-def padded_index(lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where packed tokens stand in a padded block, and back.
+def padded_index(
+    lengths: Sequence[int], device: torch.device, longest: int
+) -> tuple[Tensor, Tensor]:
+    """Where packed tokens stand in a block padded to `longest`, and back.
 
     Returns `gather`: (rows, longest) index of the packed token (its row's last one in the padding),
     and `scatter`: (tokens,) index into the flattened block.
     """
     counts = torch.tensor(lengths)
     starts = counts.cumsum(0) - counts
-    longest = int(counts.max())
     steps = torch.arange(longest)
     gather = starts[:, None] + torch.minimum(steps[None], counts[:, None] - 1)
     scatter = torch.nonzero((steps[None] < counts[:, None]).flatten()).squeeze(1)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from appliance.core.digests import Digest
 from appliance.core.errors import EspalierError
+from appliance.inference import steady
 from appliance.inference.attention import Fill, Teach
-from appliance.inference.kv_cache import KVCache
+from appliance.inference.kv_pages import PlainRows
 from appliance.inference.lora import LoraSlots
 from appliance.inference.model import Model
 
@@ -62,23 +63,18 @@ class LongRow:
         self._model = model
         self._ids = torch.tensor(row, device=model.device)
         self._done = 0
-        self._cache = KVCache(
-            model.shape,
-            max_rows=1,
-            max_tokens=len(row),
-            device=model.device,
-            dtype=model.dtype,
-        )
-        self._cache.grow(len(row), 0)
+        size = (model.shape.num_layers, 1, steady.keys(len(row)), model.shape.kv_width)
+        self._rows = PlainRows(torch.zeros(size, device=model.device, dtype=model.dtype))
 
     def advance(self, lora: LoraSlots, slot: int) -> bool:
         """Score the next piece; whether it was the last."""
         begin, end = self._done, min(self._done + SCORE_TOKENS, len(self._ids))
-        attend = Fill(self._model.shape, self._cache, 0, [begin], [end - begin])
-        ids = self._ids[begin:end]
-        hidden = self._model.hidden(ids, attend.positions, attend, lora.terms([slot]))
+        model, count = self._model, end - begin
+        attend = Fill(model.shape, self._rows, 0, [begin], [count], model.device, model.dtype)
+        ids = steady.padded(self._ids[begin:end], len(attend.positions))
+        hidden = model.hidden(ids, attend.positions, attend, lora.terms([slot]))
         targets = self._ids[begin + 1 : end + 1]
-        self.logprobs += _logprobs(self._model, hidden[: len(targets)], targets)
+        self.logprobs += _logprobs(model, hidden[: len(targets)], targets)
         self._done = end
         return end == len(self._ids)
 

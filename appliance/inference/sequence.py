@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from appliance.core.digests import Digest
 from appliance.core.errors import EspalierError
 from appliance.engine.wire import Generate
+from appliance.inference import steady
 from appliance.inference.sampling import Batch, noise
+from appliance.inference.vocabulary import Rules, Watch
 
 Finish = Literal["", "stop", "length"]
 
@@ -24,6 +26,8 @@ class Stream:
     emit: "Emit"
     fail: Callable[["Stream", EspalierError], None]
     stop_ids: frozenset[int] = frozenset()
+    rules: Rules | None = None
+    """Its stop texts and its schema."""
     cached_tokens: int = 0
     """Prompt tokens of the first choice that were not computed again."""
     open_choices: int = 0
@@ -45,6 +49,10 @@ class Sequence:
     """Prefix-cache keys of ids[:-1] at admission."""
     computed: int = 0
     """Tokens that stand in its cache row, while that is being filled."""
+    blocks: list[int] = field(default_factory=list)
+    """Of the cache, in order, while it has a row."""
+    watch: Watch | None = None
+    """What the rules make of its text so far."""
 
     @property
     def adapter(self) -> Digest | None:
@@ -70,9 +78,12 @@ class Rows:
     """Numbers per row, in arrays that a step takes slices of."""
 
     def __init__(self, count: int) -> None:
+        count = steady.rows(count)
         self.last_id = np.zeros(count, dtype=np.int64)
         self.position = np.zeros(count, dtype=np.int64)
         """Index of the last id, which the next step feeds."""
+        self.room = np.zeros(count, dtype=np.int64)
+        """Tokens that a row's blocks hold."""
         self._temperature = np.zeros(count, dtype=np.float32)
         self._top_p = np.ones(count, dtype=np.float32)
         self._top_k = np.zeros(count, dtype=np.int64)
@@ -94,9 +105,11 @@ class Rows:
 
     def move(self, source: int, target: int) -> None:
         """Copy one row's numbers to another."""
-        for numbers in (self.last_id, self.position, self._temperature, self._top_p, self._top_k):
+        for numbers in (
+            *(self.last_id, self.position, self.room),
+            *(self._temperature, self._top_p, self._top_k, self._drawn),
+        ):
             numbers[target] = numbers[source]
-        self._drawn[target] = self._drawn[source]
         self._noise[target] = self._noise[source]
 
     def batch(self, rows: slice) -> Batch:

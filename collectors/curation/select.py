@@ -8,11 +8,20 @@ import msgspec
 
 from appliance.core.objects import ObjectStore
 from appliance.core.recipe import LeaveOut, Recipe
-from appliance.core.records import ArrayRef, Dataset, Example, Exclusion, Feedback, Trajectory
+from appliance.core.records import (
+    ArrayRef,
+    Dataset,
+    Example,
+    Exclusion,
+    Feedback,
+    Node,
+    Trajectory,
+)
 from appliance.engine.bases import Base
 from appliance.engine.template import Template
 from collectors.curation.choice import Chosen, choose
 from collectors.curation.rows import Dtype, Encoder, LeftOutError, Row, array_ref
+from collectors.tiers import BROKEN_OFF
 from policies.labels import flows_to, join
 from policies.teaching import may_teach
 
@@ -85,8 +94,7 @@ class Selection:
         for one in chosen:
             node = trajectory.nodes[one.node]
             if not node.trainable and one.kind != "correction":
-                reason = "no_text" if node.tier == "bronze" else "redacted"
-                self._leave(trajectory, one.node, reason)
+                self._leave(trajectory, one.node, _why_untrainable(node))
             elif one.kind != "correction" and not self._encoder.keeps_ids(node.turn, node.tier):
                 if self._recipe.loss == "outcome_pg":
                     other = node.tier == "gold"
@@ -222,6 +230,12 @@ def is_held_out(trajectory: Trajectory, share: float) -> bool:
 def share_of(name: str) -> float:
     """A number in [0, 1) that the name alone decides."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+def _why_untrainable(node: Node) -> str:
+    if node.tier == "bronze":
+        return "no_text"
+    return "broken_off" if node.turn.finish_reason == BROKEN_OFF else "redacted"
 
 
 def _counted(group: str, names: Iterable[str]) -> dict[str, int]:

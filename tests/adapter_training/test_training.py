@@ -245,3 +245,21 @@ def test_a_learning_rate_that_ruins_the_model_only_warns(run: Run, dataset: Dige
     record = decode((folder / "adapter.json").read_bytes(), Adapter)
     assert any(name.startswith("warned_") for name in record.metrics)
     assert all(np.isfinite(value) for value in record.metrics.values())
+
+
+@pytest.mark.parametrize(("memory_mib", "shares"), [(0, []), (1024, [0.25]), (8192, [1.0])])
+def test_on_a_gpu_the_memory_limit_is_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, memory_mib: int, shares: list[float]
+) -> None:
+    import torch
+
+    class Properties:
+        total_memory = 4096 << 20
+
+    found: list[float] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, _: found.append(share)
+    )
+    training._bound_device_memory(torch.device("cuda"), memory_mib)
+    assert found == shares

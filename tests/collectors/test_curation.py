@@ -161,6 +161,12 @@ def refuse_no_text(desk: Desk) -> str:
     return ""
 
 
+def refuse_broken_off(desk: Desk) -> str:
+    desk.gold("a", [5, 6], session="s", finish_reason="error")
+    desk.say(Target(session="s"), "ok")
+    return ""
+
+
 def refuse_several_choices(desk: Desk) -> str:
     for choice in (0, 1):
         desk.gold("a", [5 + choice, 2], session="s", choice=choice)
@@ -177,6 +183,7 @@ def refuse_several_choices(desk: Desk) -> str:
         ("no_logprobs", refuse_no_logprobs),
         ("redacted", refuse_redacted),
         ("no_text", refuse_no_text),
+        ("broken_off", refuse_broken_off),
         ("several_choices", refuse_several_choices),
     ],
 )

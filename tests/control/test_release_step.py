@@ -7,13 +7,14 @@ import pytest
 import sqlalchemy as sa
 
 from appliance.control.rounds import Order, Round
-from appliance.control.steps import Ground, release
+from appliance.control.steps import Ground, is_waiting, release
+from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import UnavailableError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Approval, Release, encode
+from appliance.core.records import Approval, Release, Rollout, encode
 from appliance.core.settings import Settings
 from appliance.core.tables import approvals, releases, users
 from policies.lifecycle import State
@@ -78,7 +79,10 @@ def approved(ground: Ground, round_: Round) -> tuple[Digest, ...]:
     return tuple(digests)
 
 
-def moved(ground: Ground, generation: int, reason: str, cited: tuple[Digest, ...]) -> None:
+def moved(
+    ground: Ground, generation: int, reason: str, cited: tuple[Digest, ...], share: int = 0
+) -> None:
+    trying = reason in ("shadow", "canary")
     entry = Release(
         alias="company-model",
         generation=generation,
@@ -88,11 +92,16 @@ def moved(ground: Ground, generation: int, reason: str, cited: tuple[Digest, ...
         approvals=cited,
         actor="espalier",
         at=0.0,
+        rollout=Rollout(candidate=ADAPTER, share=share, salt="s") if trying else msgspec.UNSET,
     )
     row = {"alias": entry.alias, "generation": generation, "adapter": entry.adapter}
     rest = {"reason": reason, "record": encode(entry).decode(), "at": 0.0}
     with ground.database.write() as connection:
         connection.execute(sa.insert(releases).values({**row, **rest}))
+        audit.record(
+            connection, actor="x", act=f"alias.{reason}", subject="x", at=0.0,
+            generation=generation, comment=f"why {generation}",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("since", [None, "kill", "rollback"])
@@ -132,3 +141,32 @@ def test_what_was_compared_with_something_else_is_not_released(ground: Ground, s
     assert following is not None
     assert following.state is State.FAILED
     assert following.reason.endswith("now base is served")
+
+
+def test_while_serving_tries_it_out_the_round_waits(ground: Ground) -> None:
+    cited = approved(ground, a_round(ground))
+    moved(ground, 2, "shadow", cited)
+    moved(ground, 3, "canary", cited, share=5)
+    assert is_waiting(ground, a_round(ground))
+    assert release(ground, a_round(ground), lambda: None) is None
+    moved(ground, 4, "release", cited)
+    assert not is_waiting(ground, a_round(ground))
+    following = release(ground, a_round(ground), lambda: None)
+    assert following is not None
+    assert following.state is State.RELEASED
+
+
+@pytest.mark.parametrize("reason", ["stop", "kill"])
+def test_a_rollout_that_was_ended_fails_the_round_and_says_why(ground: Ground, reason: str) -> None:
+    moved(ground, 2, "shadow", approved(ground, a_round(ground)))
+    moved(ground, 3, reason, ())
+    assert not is_waiting(ground, a_round(ground))
+    following = release(ground, a_round(ground), lambda: None)
+    assert following is not None
+    assert (following.state, following.reason) == (State.FAILED, f"{reason} by espalier: why 3")
+
+
+def test_another_rounds_rollout_is_not_this_rounds(ground: Ground) -> None:
+    moved(ground, 2, "shadow", approved(ground, msgspec.structs.replace(a_round(ground), round=7)))
+    approved(ground, a_round(ground))
+    assert not is_waiting(ground, a_round(ground))

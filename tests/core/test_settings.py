@@ -1,5 +1,7 @@
 """Settings: one file, environment overrides, unknown keys refused, each value's origin known."""
 
+import json
+
 import pytest
 
 from appliance.core.errors import SettingsError
@@ -31,7 +33,8 @@ def test_the_environment_stands_above_the_file(home: Home) -> None:
 def test_every_setting_has_a_name_that_the_environment_can_override(home: Home) -> None:
     for name, value in fields_of(Settings()).items():
         variable = "ESPALIER__" + name.upper().replace(".", "__")
-        settings, origin = resolve(home, {variable: str(value)})
+        text = json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
+        settings, origin = resolve(home, {variable: text})
         assert settings == Settings()
         assert origin == {name: f"${variable}"}
 
@@ -49,6 +52,12 @@ def test_every_setting_has_a_name_that_the_environment_can_override(home: Home) 
         ("[engine]\nslots = 0\n", "a setting is wrong"),
         ('[log]\nkind = "redis"\n', "a setting is wrong"),
         ("[assembly]\nidle_s = 0\n", "a setting is wrong"),
+        ("[gpu]\ntrainer_share = 1.5\n", "a setting is wrong"),
+        ("[rollout]\nstages = [5, 1]\n", "must grow from one to the next"),
+        ("[rollout]\nstages = [5, 60]\n", "a setting is wrong.*50"),
+        ('[rollout]\nmetrics = ["latency"]\n', "a setting is wrong"),
+        ("[rollout]\nmetrics = []\n", "a setting is wrong"),
+        ('[gateway.team_aliases]\ncompany-model = "t"\n', "expected a new name"),
     ],
 )
 def test_a_wrong_file_stops_the_start(home: Home, text: str, expected: str) -> None:

@@ -17,6 +17,7 @@ from appliance.core.records import (
     Probe,
     Record,
     Release,
+    Rollout,
     Sampling,
     Scorecard,
     SuiteResult,
@@ -195,10 +196,11 @@ EXAMPLES: tuple[Record, ...] = (
         generation=2,
         adapter=_digest("adapter"),
         previous=_digest("champion"),
-        reason="release",
+        reason="canary",
         approvals=(_digest("approval-1"), _digest("approval-2")),
         actor="ada",
         at=1763701100.0,
+        rollout=Rollout(candidate=_digest("candidate"), share=5, salt="7f3a"),
     ),
     # Every number is given, so that another default does not look like another schema.
     Recipe(

@@ -23,6 +23,7 @@ from appliance.inference.architecture import read_architecture
 from appliance.inference.engine import Engine, choose_seed
 from appliance.inference.model import Model
 from appliance.inference.sequence import Stream
+from appliance.inference.vocabulary import Vocabulary
 from appliance.inference.weights import load_weights
 
 torch.set_num_threads(1)
@@ -130,8 +131,9 @@ def make_engine(base: Base) -> MakeEngine:
     weights = load_weights(base.path, shape, device=torch.device("cpu"), dtype=torch.float32)
 
     def make(**changes: int) -> Engine:
-        sizes = {"max_batch": 8, "slots": 3, "cache_tokens": 8192, "prefix_tokens": 2048}
-        return Engine(Model(shape, weights), **(sizes | changes))
+        sizes = {"max_batch": 8, "slots": 3, "cache_tokens": 8192}
+        vocabulary = Vocabulary.load(base.path, shape.vocab_size)
+        return Engine(Model(shape, weights), **(sizes | changes), vocabulary=vocabulary)
 
     return make
 
@@ -194,6 +196,7 @@ def submit() -> Submit:
         collected = Collected()
         stops = frozenset(request.stop_ids)
         stream = Stream(request, choose_seed(request), collected.emit, collected.fail, stops)
+        stream.rules = engine.rules(request)
         collected.stream = stream
         engine.add(stream)
         return collected

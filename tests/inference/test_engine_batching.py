@@ -77,15 +77,15 @@ def test_choices_and_twins_share_one_prompt(make_engine, submit, run, monkeypatc
     one = submit(engine, prompt, n=4, max_tokens=1)
     twin = submit(engine, prompt, n=2, max_tokens=1)
     run(engine)
-    # The prompt but its last token once, then that one once for each choice.
-    assert sum(computed) == 99 + 6
+    # The prompt once, then its last token once for each other choice, rounded up to rows of 4.
+    assert computed == [100, 8]
     assert {token for c in (one, twin) for ids in c.ids.values() for token in ids} == set(
         one.ids[0]
     )
 
 
 def test_a_full_prefix_cache_forgets_the_oldest(make_engine, submit, run):
-    engine = make_engine(prefix_tokens=64)
+    engine = make_engine(cache_tokens=64)
     old, new = list(range(20, 68)), list(range(80, 128))
     alone(engine, submit, run, old, max_tokens=1)
     alone(engine, submit, run, new, max_tokens=1)
@@ -131,7 +131,7 @@ def test_rows_grow_and_give_way_when_memory_is_short(make_engine, submit, run):
     """Two sequences that fit together at first, and not at their ends."""
     wanted = {"temperature": 0.8, "seed": 4, "max_tokens": 250}
     expected = [alone(make_engine(), submit, run, [t, t], **wanted) for t in (40, 41, 42)]
-    engine = make_engine(cache_tokens=512, prefix_tokens=64)
+    engine = make_engine(cache_tokens=512)
     collected = [submit(engine, [t, t], **wanted) for t in (40, 41, 42)]
     run(engine)
     assert [c.ids for c in collected] == [e.ids for e in expected]

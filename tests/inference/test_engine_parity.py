@@ -123,7 +123,7 @@ def test_top_logprobs(make_engine, submit, run, oracle):
 def test_bfloat16_stays_near(base, oracle, submit, run):
     shape = read_architecture(base.path)
     weights = load_weights(base.path, shape, device=torch.device("cpu"), dtype=torch.bfloat16)
-    engine = Engine(Model(shape, weights), max_batch=4, slots=1, cache_tokens=512, prefix_tokens=64)
+    engine = Engine(Model(shape, weights), max_batch=4, slots=1, cache_tokens=512)
     row = list(range(40, 80))
     scores = torch.tensor(score(engine.model, engine._lora, [row], -1)[0])
     expected = reference_logprobs(oracle[1], row)[:-1].gather(1, torch.tensor(row[1:])[:, None])

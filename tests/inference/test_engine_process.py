@@ -114,6 +114,22 @@ def test_both_clients_get_the_same_answer(home, engine):
     assert evented.cached_tokens == 2
 
 
+def test_it_says_since_when_people_are_quiet(engine):
+    def quiet_s_in_mid_answer(priority):
+        request = Generate(prompt_ids=[5, 6, 7], max_tokens=400, seed=3, priority=priority)
+        lines = engine.stream(request)
+        next(lines)
+        try:
+            return engine.health().people_quiet_s
+        finally:
+            lines.close()
+
+    assert quiet_s_in_mid_answer("interactive") == 0
+    assert idle(engine)
+    time.sleep(0.05)
+    assert quiet_s_in_mid_answer("batch") >= 0.05
+
+
 def test_only_its_owner_may_open_the_socket(home):
     assert stat.S_IMODE(home.socket("engine").stat().st_mode) == 0o600
 
@@ -212,6 +228,24 @@ def test_a_damaged_adapter_keeps_its_reason_on_the_wire(engine, home, make_adapt
 def test_impossible_requests_get_a_message(engine, fields, message):
     with pytest.raises(UsageError, match=message):
         engine.generate(Generate(**fields))
+
+
+def test_stop_texts_and_schemas_go_over_the_socket(engine):
+    free = engine.generate(Generate(prompt_ids=[5, 6, 7], max_tokens=20, seed=3)).choices[0]
+    schema = '{"type": "array", "items": {"type": "boolean"}, "maxItems": 2}'
+    met = engine.generate(
+        Generate(prompt_ids=[5, 6, 7], max_tokens=40, seed=3, stop_ids=[2], json_schema=schema)
+    ).choices[0]
+    assert met.finish_reason == "stop"
+    assert met.ids[-1] == 2
+    assert met.ids != free.ids[: len(met.ids)]
+    stops = [chr(code) for code in range(ord("a"), ord("z") + 1)][:16]
+    ended = engine.generate(
+        Generate(prompt_ids=[5, 6, 7], max_tokens=500, seed=3, stops=stops)
+    ).choices[0]
+    assert ended.finish_reason == "stop"
+    with pytest.raises(UsageError, match="cannot be met: Invalid type"):
+        engine.generate(Generate(prompt_ids=[5], json_schema='{"type": "strin"}'))
 
 
 def test_generation_stops_when_the_client_leaves(engine):

@@ -17,24 +17,28 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-import sqlalchemy as sa
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from appliance.core.adapters import CONFIG, RECORD, WEIGHTS, content_digest
+from appliance.core.adapters import CONFIG, WEIGHTS, content_digest
 from appliance.core.database import Database
-from appliance.core.digests import Digest, digest_bytes, digest_json
+from appliance.core.digests import Digest
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
 from appliance.core.open_log import open_log
-from appliance.core.records import Adapter, Approval, Event, Probe, Turn, convert, decode, encode
+from appliance.core.records import Event, Probe, Turn, convert, decode
 from appliance.core.settings import Settings
-from appliance.core.tables import adapters as adapters_table
-from appliance.core.tables import approvals, rounds, users
 from appliance.engine.bases import Base, Registry
 from appliance.engine.template import Template
 from serving.adapter_shapes import linear_layers
 from serving.keys import Key, add_key
 from tests.serving.engine_simulator import EngineSimulator, score
+from tests.serving.leavings import (
+    GATES,
+    add_round,
+    approve,
+    call,
+    publish_adapter,
+    write_byte_tokenizer,
+)
 
 ROOT = Path(__file__).parents[2]
 ALIAS = "company-model"
@@ -45,35 +49,16 @@ SHAPE = {
     "num_key_value_heads": 1,
     "num_hidden_layers": 2,
 }
-GATES = """
-schema = "gates/1"
-name = "test"
-quorum = 2
-[[gate]]
-name = "target"
-kind = "target"
-metric = "lower_95"
-op = ">"
-threshold = 0.0
-"""
 
 
-def register_base(home: Home, scratch: Path) -> Base:
+def register_base(home: Home, scratch: Path, context_length: int = 2048) -> Base:
     folder = scratch / "model"
     folder.mkdir()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: at for at, token in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(specials)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    vocabulary = write_byte_tokenizer(folder)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": len(vocabulary),
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": context_length,
         "eos_token_id": vocabulary["<|im_end|>"],
         **SHAPE,
     }
@@ -139,7 +124,6 @@ class Appliance:
 
     def add_adapter(self, seed: int, *, label: str = "internal") -> Digest:
         """What the trainer leaves behind: folder, record, probe, row."""
-        store = ObjectStore(self.home.objects)
         work = self.home.adapters / f".work{seed}"
         content = write_adapter(work, self.base.digest, seed)
         ids = [[1, 5, 9, 13, 17, 21], [2, 4, 8, 16, 32]]
@@ -148,49 +132,16 @@ class Appliance:
             logprobs=tuple(tuple(score(content, row)) for row in ids),
             base_logprobs=tuple(tuple(score(None, row)) for row in ids),
         )
-        record = Adapter(
-            content=content,
-            base=self.base.digest,
-            parent=None,
-            dataset=digest_bytes(b"dataset"),
-            recipe=digest_bytes(b"recipe"),
-            rank=4,
-            alpha=8,
-            target_modules=("q_proj",),
-            seed=seed,
-            num_threads=1,
-            versions={},
-            probe=store.put(encode(probe)),
-            metrics={},
-        )
-        (work / RECORD).write_bytes(encode(record))
-        work.rename(self.home.adapter(content))
-        with self.database.write() as connection:
-            number = connection.scalar(sa.select(sa.func.count()).select_from(adapters_table))
-            connection.execute(
-                sa.insert(adapters_table).values(
-                    content=content, number=number + 1, base=record.base, parent=None,
-                    dataset=record.dataset, label=label, record=encode(record).decode(),
-                    created_at=1.0,
-                )
-            )  # fmt: skip
-        return content
+        return publish_adapter(
+            self.home, self.database, self.base.digest, work, probe,
+            seed=seed, rank=4, alpha=8, label=label,
+        )  # fmt: skip
 
     def add_round(
         self, adapter: Digest, *, approvers: tuple[str, ...] = ("ada", "ben"), author: str = "cid"
     ) -> tuple[int, list[Digest]]:
         """A round that made this adapter, and what these people decided about it."""
-        scorecard = digest_bytes(f"scorecard of {adapter}".encode())
-        with self.database.write() as connection:
-            number = connection.execute(
-                sa.insert(rounds).values(
-                    state="releasing", reason="", authors=json.dumps([author]),
-                    order=json.dumps({"gates": self.gates}), adapter=adapter, scorecard=scorecard,
-                    lease_until=0.0, fencing=0, created_at=1.0, changed_at=1.0,
-                )
-            ).inserted_primary_key[0]  # fmt: skip
-        cast = [self.approve(number, adapter, name, scorecard) for name in approvers]
-        return number, cast
+        return add_round(self.database, self.gates, adapter, approvers=approvers, author=author)
 
     def approve(
         self,
@@ -201,26 +152,7 @@ class Appliance:
         decision: str = "approve",
         at: float | None = None,
     ) -> Digest:
-        approval = Approval(
-            round=number,
-            adapter=adapter,
-            scorecard=scorecard,
-            order=digest_json({"gates": self.gates}),
-            approver=name,
-            decision=decision,
-            comment="",
-            at=time.time() - 1 if at is None else at,
-        )
-        with self.database.write() as connection:
-            person = {"name": name, "role": "approver", "passphrase_hash": "", "created_at": 0.0}
-            connection.execute(sa.insert(users).prefix_with("OR IGNORE").values(person))
-            connection.execute(
-                sa.insert(approvals).values(
-                    digest=approval.digest, round=number, adapter=adapter, approver=name,
-                    record=encode(approval).decode(),
-                )
-            )  # fmt: skip
-        return approval.digest
+        return approve(self.database, self.gates, number, adapter, name, scorecard, decision, at)
 
     def add_key(self, *, exact: bool = False, label: str = "internal") -> tuple[str, Key]:
         return add_key(
@@ -279,6 +211,11 @@ class GatewayProcess:
         self._process.send_signal(number)
         return self._process.wait(20)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def limit_file_size(self, size_bytes: int) -> int:
         """Let it write no file beyond this size, as on a full disk; returns the limit before."""
         assert self._process is not None
@@ -292,21 +229,7 @@ class GatewayProcess:
 
     def admin(self, method: str, route: str, body: Any = None) -> Any:
         """One call of the private API; a refusal is a RuntimeError with its body."""
-        import http.client
-        import socket
-
-        connection = http.client.HTTPConnection("serving", timeout=20)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        try:
-            connection.sock.connect(str(self._home.socket("serving")))
-            connection.request(method, route, json.dumps(body) if body is not None else None)
-            answer = connection.getresponse()
-            value = json.loads(answer.read())
-        finally:
-            connection.close()
-        if answer.status >= 400:
-            raise RuntimeError(answer.status, value["error"]["message"], value)
-        return value
+        return call(self._home, method, route, body)
 
     def release(self, appliance: Appliance, adapter: Digest, **changes: Any) -> Any:
         """Approve and release an adapter."""
@@ -322,11 +245,16 @@ class GatewayProcess:
 
 
 @pytest.fixture(scope="module")
-def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+def context_length() -> int:
+    return 2048
+
+
+@pytest.fixture(scope="module")
+def appliance(tmp_path_factory: pytest.TempPathFactory, context_length: int) -> Iterator[Appliance]:
     scratch = tmp_path_factory.mktemp("appliance")
     home = Home(scratch / "home")
     home.create()
-    base = register_base(home, scratch)
+    base = register_base(home, scratch, context_length)
     database = Database.open(home.database)
     yield Appliance(
         home=home,
@@ -382,6 +310,7 @@ def wait_for_key(gateway: GatewayProcess, secret: str) -> None:
     raise AssertionError("the gateway did not take the key")
 
 
-def say(text: str, delay_s: float = 0.0) -> list[dict[str, str]]:
+def say(text: str, delay_s: float = 0.0, **script: Any) -> list[dict[str, str]]:
     """Messages that make the simulator say this."""
-    return [{"role": "user", "content": "say:" + json.dumps({"text": text, "delay_s": delay_s})}]
+    script |= {"text": text, "delay_s": delay_s}
+    return [{"role": "user", "content": "say:" + json.dumps(script)}]

@@ -20,7 +20,6 @@ from serving.adapter_check import REASONS, verify_adapter
 from serving.command import main
 from tests.serving.conftest import (
     SHAPE,
-    lora_config,
     lora_tensors,
     register_base,
     safetensors,
@@ -39,7 +38,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def configure(folder: Path, **changes: Any) -> None:
-    (folder / CONFIG).write_text(json.dumps({**lora_config(BASE), **changes}))
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, **changes}))
 
 
 def reheader(folder: Path, change: Callable[[str], str]) -> None:
@@ -309,6 +309,33 @@ def test_the_command_needs_no_running_appliance(
     (folder / "notes.txt").write_text("x")
     code, answer = run_verify(capsys, home, folder)
     assert (code, answer["ok"], answer["reason"]) == (3, False, "extra_files")
+
+
+def test_the_command_tells_every_bad_adapter_by_its_code(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = register_base(home, tmp_path)
+    said: dict[str, str] = {}
+    for number, (case, (reason, spoil)) in enumerate(BAD.items()):
+        folder = tmp_path / f"adapter{number}"
+        write_adapter(folder, base.digest)
+        spoil(folder)
+        code, answer = run_verify(capsys, home, folder)
+        assert (code, answer["ok"]) == (3, False), case
+        said[case] = answer["reason"]
+        assert answer["reason"] == reason, case
+        assert answer["next_step"]
+    flipped = tmp_path / "flipped"
+    digest = write_adapter(flipped, base.digest)
+    data = bytearray((flipped / WEIGHTS).read_bytes())
+    data[-7] ^= 1
+    (flipped / WEIGHTS).write_bytes(data)
+    code, answer = run_verify(capsys, home, flipped, "--digest", digest)
+    assert (code, answer["reason"]) == (3, "digest_mismatch")
+    with capsys.disabled():
+        print()
+        for case, found in {**said, "a flipped byte, its digest given": answer["reason"]}.items():
+            print(f"  {found:16} {case}")
 
 
 def test_the_command_finds_a_base_by_the_name_that_peft_wrote(

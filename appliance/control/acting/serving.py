@@ -12,8 +12,8 @@ from policies.access import Act
 from policies.lifecycle import State
 
 
-def release_again(ground: Ground, person: Person, number: int) -> dict[str, Any]:
-    """Make the alias mean a released round's adapter again.
+def release_again(ground: Ground, person: Person, number: int, alias: str = "") -> dict[str, Any]:
+    """Make the alias, or a team's, mean a released round's adapter.
 
     Raises:
         ConflictError: the round is no approved release.
@@ -25,21 +25,21 @@ def release_again(ground: Ground, person: Person, number: int) -> dict[str, Any]
             f"round {number} is {round_.state}, not an approved release",
             next_step="espalier rounds shows which ones are",
         )
-    return ask_release(ground, round_, actor=person.name)
+    return ask_release(ground, round_, actor=person.name, alias=alias)
 
 
-def roll_back(ground: Ground, person: Person, ask: Why) -> Any:
-    """The alias means the adapter before again."""
+def roll_back(ground: Ground, person: Person, ask: Why, alias: str = "") -> Any:
+    """The alias means the adapter before again; a candidate that is tried out is taken away."""
     person.require(Act.ROLLBACK)
-    return _ask(ground, "/rollback", person, ask)
+    return _ask(ground, "/rollback", person, ask, alias)
 
 
-def kill(ground: Ground, person: Person, ask: Why) -> Any:
+def kill(ground: Ground, person: Person, ask: Why, alias: str = "") -> Any:
     """The alias means the base: no adapter serves."""
     person.require(Act.KILL)
-    return _ask(ground, "/kill", person, ask)
+    return _ask(ground, "/kill", person, ask, alias)
 
 
-def _ask(ground: Ground, route: str, person: Person, ask: Why) -> Any:
-    body = {"actor": person.name, "reason": ask.require()}
+def _ask(ground: Ground, route: str, person: Person, ask: Why, alias: str) -> Any:
+    body = {"actor": person.name, "reason": ask.require(), "alias": alias}
     return local_http.over_socket(ground.home.socket("serving"), "POST", route, body)

@@ -77,6 +77,6 @@ def revise(
 
 
 @router.post("/rounds/{number}/release")
-def release_again(number: Number, here: Here, who: Signed) -> Response:
-    """Make the alias mean this round's adapter again. Needs the passphrase."""
-    return answer(serving.release_again(here, who, number))
+def release_again(number: Number, here: Here, who: Signed, alias: str = "") -> Response:
+    """Make the alias, or a team's, mean this round's adapter. Needs the passphrase."""
+    return answer(serving.release_again(here, who, number, alias))

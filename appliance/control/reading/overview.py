@@ -12,7 +12,7 @@ from appliance.control.reading.pulse import Pulse, PulseTaker
 from appliance.control.reading.words import summarised
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground, approvals_of, gates_of
-from appliance.core.records import Release, decode
+from appliance.core.records import MOVES, Release, decode
 from appliance.core.tables import adapters, proposals, releases
 from policies.access import Act
 from policies.lifecycle import State
@@ -112,10 +112,10 @@ def why_not_sign(ground: Ground, person: Person, round_: Round) -> str:
 
 
 def served_now(ground: Ground) -> Release | None:
-    """The journal's last entry."""
+    """The journal's entry that made the alias mean what it means."""
     query = (
         sa.select(releases.c.record)
-        .where(releases.c.alias == ground.settings.gateway.alias)
+        .where(releases.c.alias == ground.settings.gateway.alias, releases.c.reason.in_(MOVES))
         .order_by(releases.c.generation.desc())
         .limit(1)
     )

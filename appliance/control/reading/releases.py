@@ -5,8 +5,9 @@ import sqlalchemy as sa
 
 from appliance.control.identity import Person
 from appliance.control.reading.overview import served_now
+from appliance.control.releasing import trying_now
 from appliance.control.steps import Ground
-from appliance.core.records import Release, decode
+from appliance.core.records import Release, Rollout, decode
 from appliance.core.tables import adapters, audit, releases, rounds
 from policies.access import Act
 from policies.lifecycle import State
@@ -19,6 +20,8 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
     alias: str
     now: Release | None
+    trying: Rollout | None
+    """The candidate that is being tried out."""
     can_roll_back: bool
     history: tuple[Release, ...]
     reasons: dict[int, str]
@@ -47,6 +50,7 @@ def alias(ground: Ground, person: Person, before: int | None = None) -> Alias:
         history = [decode(record, Release) for record in connection.scalars(query)]
         shown = history[:PAGE]
         contents = {one.adapter for one in shown} | {one.previous for one in shown}
+        contents |= {one.trying.candidate for one in history if one.trying}
         numbers = connection.execute(
             sa.select(adapters.c.content, adapters.c.number).where(
                 adapters.c.content.in_([one for one in contents if one])
@@ -63,16 +67,18 @@ def alias(ground: Ground, person: Person, before: int | None = None) -> Alias:
         ).all()
         said = connection.execute(
             sa.select(audit.c.detail).where(
-                audit.c.act.in_(("alias.rollback", "alias.kill")),
+                audit.c.act.in_(("alias.stop", "alias.rollback", "alias.kill")),
                 audit.c.at >= min((one.at for one in shown), default=0.0),
             )
         ).all()
+    trying = trying_now(ground.database, name)
     details = [msgspec.json.decode(row.detail) for row in said]
     details = [detail for detail in details if detail["alias"] == name]
     return Alias(
         alias=name,
         now=now,
-        can_roll_back=now is not None and now.reason == "release",
+        trying=trying,
+        can_roll_back=trying is not None or (now is not None and now.reason == "release"),
         history=tuple(shown),
         reasons={int(d["generation"]): str(d.get("comment", "")) for d in details},
         numbers={row.content: row.number for row in numbers},

@@ -2,7 +2,7 @@ import pytest
 
 from appliance.core.digests import digest_json
 from appliance.core.errors import ConflictError, NotFoundError
-from appliance.inference.residents import Residents
+from appliance.engine.residents import Residents
 
 A, B, C = (digest_json(name) for name in "abc")
 

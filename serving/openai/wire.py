@@ -1,20 +1,23 @@
 """What clients send, in OpenAI's shape. Parsed once, here; what we cannot honour is refused.
 
-Fields that only describe (``user``, ``metadata``, ``store``) may be there and are ignored. A field
+Fields that only describe (``metadata``, ``store``) may be there and are ignored; ``user`` tells
+one conversation from another while a rollout is under way. A field
 that would change the answer and that we do not have is a 400, never silently dropped.
 """
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from policies.redaction import MAX_NESTING, is_too_deep
 from serving.openai_errors import ApiError
+from serving.reading import decode
+from serving.structured import schema_of
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
-_MISSING = "nothing else is supported here"
+MISSING = "nothing else is supported here"
 
 Message = dict[str, Any]
 MaxTokens = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -47,6 +50,28 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    user: Any = None
+    return_token_ids: bool | None = None
+    """vLLM's name: `prompt_token_ids` and `token_ids` in the answer."""
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with what it cost."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The fields of an `Ask` that both routes say alike."""
+        return {
+            "model": self.model,
+            "n": self.n or 1,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": self.top_p or 1.0,
+            "seed": self.seed,
+            "stops": self.stops,
+            "stream": bool(self.stream),
+            "user": self.user if isinstance(self.user, str) else None,
+        }
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -67,7 +92,13 @@ class ChatRequest(Common, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: dict[str, Any] | None = None
     functions: Any = None
+    reasoning_effort: str | None = None
     modalities: list[str] | None = None
+
+    @property
+    def json_schema(self) -> str:
+        """The schema that `response_format` asks for; empty where it asks for text."""
+        return schema_of(self.response_format, "response_format")
 
 
 class CompletionRequest(Common, frozen=True, kw_only=True):
@@ -80,8 +111,6 @@ class CompletionRequest(Common, frozen=True, kw_only=True):
     suffix: str | None = None
 
 
-R = TypeVar("R", bound=Common)
-
 _chat = msgspec.json.Decoder(ChatRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
 
@@ -92,7 +121,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     Raises:
         ApiError: 400, naming the parameter at fault.
     """
-    request = _decode(_chat, body)
+    request = decode(_chat, body)
     _require_supported(request)
     # What could not be redacted could not be logged, and must not be answered.
     for name in ("messages", "tools"):
@@ -102,12 +131,12 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     if request.functions:
         raise ApiError(400, "functions: use tools instead", param="functions")
-    if request.response_format and request.response_format.get("type") != "text":
-        raise ApiError(400, f"response_format 'text': {_MISSING}", param="response_format")
+    if request.reasoning_effort not in (None, "none"):
+        raise ApiError(400, f"reasoning_effort 'none': {MISSING}", param="reasoning_effort")
     if request.modalities and request.modalities != ["text"]:
-        raise ApiError(400, f"modalities ['text']: {_MISSING}", param="modalities")
+        raise ApiError(400, f"modalities ['text']: {MISSING}", param="modalities")
     if request.tool_choice not in (None, "auto", "none"):
-        raise ApiError(400, f"tool_choice 'auto' or 'none': {_MISSING}", param="tool_choice")
+        raise ApiError(400, f"tool_choice 'auto' or 'none': {MISSING}", param="tool_choice")
     return request
 
 
@@ -117,38 +146,20 @@ def parse_completion(body: bytes) -> CompletionRequest:
     Raises:
         ApiError: 400, naming the parameter at fault.
     """
-    request = _decode(_completion, body)
+    request = decode(_completion, body)
     _require_supported(request)
     if request.echo:
-        raise ApiError(400, f"echo false: {_MISSING}", param="echo")
+        raise ApiError(400, f"echo false: {MISSING}", param="echo")
     if request.suffix:
-        raise ApiError(400, f"suffix empty: {_MISSING}", param="suffix")
+        raise ApiError(400, f"suffix empty: {MISSING}", param="suffix")
     if request.best_of not in (None, 1, request.n):
-        raise ApiError(400, f"best_of equal to n: {_MISSING}", param="best_of")
+        raise ApiError(400, f"best_of equal to n: {MISSING}", param="best_of")
     return request
-
-
-def _decode(decoder: "msgspec.json.Decoder[R]", body: bytes) -> R:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), param=_param(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
 
 
 def _require_supported(request: Common) -> None:
     for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
         if getattr(request, name):
-            raise ApiError(400, f"{name} 0 or empty: {_MISSING}", param=name)
+            raise ApiError(400, f"{name} 0 or empty: {MISSING}", param=name)
     if "" in request.stops:
         raise ApiError(400, "a stop string must not be empty", param="stop")
-
-
-def _param(message: str) -> str | None:
-    """The parameter that msgspec names: ``… - at `$.temperature```, or a missing field."""
-    _, found, path = message.rpartition("at `$.")
-    if found:
-        return path.rstrip("`")
-    _, found, name = message.partition("missing required field `")
-    return name.rstrip("`") if found else None

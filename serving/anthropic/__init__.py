@@ -1,0 +1,1 @@
+"""Anthropic's protocol: messages, the count of their tokens, and models in its shape."""

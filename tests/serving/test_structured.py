@@ -1,0 +1,203 @@
+"""Answers under a JSON schema: judged before, handed to the engine, and the answer checked."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from serving.structured import SCHEMA_MAX_BYTES, require_met
+from tests.serving.conftest import ALIAS, Appliance, GatewayProcess, say
+from tests.serving.engine_simulator import EngineSimulator
+from tests.serving.raw import events, post
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "level": {"type": "number"}},
+    "required": ["city", "level"],
+    "additionalProperties": False,
+}
+ULM = '{"city": "Ulm", "level": 4.5}'
+ROUTES = ("chat/completions", "responses", "messages")
+
+
+@pytest.fixture(scope="module")
+def key(client: openai.OpenAI) -> str:
+    return str(client.api_key)
+
+
+def ask(route: str, text: str, schema: Any, **more: Any) -> dict[str, Any]:
+    """A request in each protocol for an answer that meets the schema."""
+    messages = say(text)
+    if route == "responses":
+        wanted = {"type": "json_schema", "name": "city", "schema": schema, "strict": True}
+        prompt = messages[0]["content"]
+        return {"model": ALIAS, "input": prompt, "text": {"format": wanted}, **more}
+    if route == "messages":
+        config = {"format": {"type": "json_schema", "schema": schema}}
+        most = {"max_tokens": 200, **more}
+        return {"model": ALIAS, "messages": messages, "output_config": config, **most}
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    return {"model": ALIAS, "messages": messages, "response_format": wanted, **more}
+
+
+def text_of(route: str, answer: dict[str, Any]) -> str:
+    if route == "responses":
+        return str(answer["output"][0]["content"][0]["text"])
+    if route == "messages":
+        return str(answer["content"][0]["text"])
+    return str(answer["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_schema_reaches_the_engine(
+    gateway: GatewayProcess, key: str, engine: EngineSimulator, route: str
+) -> None:
+    status, _, answer = post(gateway, route, key, ask(route, ULM, CITY))
+    assert (status, text_of(route, answer)) == (200, ULM)
+    assert json.loads(engine.requests[-1].json_schema) == CITY
+
+
+def test_any_object_where_only_json_is_asked_for(
+    gateway: GatewayProcess, key: str, engine: EngineSimulator
+) -> None:
+    body = {"model": ALIAS, "messages": say("{}"), "response_format": {"type": "json_object"}}
+    assert post(gateway, "chat/completions", key, body)[0] == 200
+    assert json.loads(engine.requests[-1].json_schema) == {"type": "object"}
+    form = {"text": {"format": {"type": "json_object"}}}
+    body = {"model": ALIAS, "input": say("{}")[0]["content"], **form}
+    assert post(gateway, "responses", key, body)[0] == 200
+
+
+@pytest.mark.parametrize("wanted", [None, {"type": "text"}])
+def test_text_asks_for_no_schema(
+    gateway: GatewayProcess, key: str, engine: EngineSimulator, wanted: Any
+) -> None:
+    body = {"model": ALIAS, "messages": say("not json"), "response_format": wanted}
+    assert post(gateway, "chat/completions", key, body)[0] == 200
+    assert engine.requests[-1].json_schema == ""
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "nothing meets it": ({"type": "integer", "minimum": 5, "maximum": 3}, "Unsatisfiable"),
+    "two types at once": ({"allOf": [{"type": "string"}, {"type": "null"}]}, "Unsatisfiable"),
+    "false": (False, "JSON object"),
+    "no schema": ({"type": "strnig"}, "strnig"),
+    "not an object": ("object", "JSON object"),
+    "missing": (None, "JSON object"),
+    "elsewhere": ({"$ref": "http://example.org/schema.json"}, "no answer"),
+    "a broken pattern": ({"type": "string", "pattern": "("}, "no answer"),
+    "a word that engines do not know": ({"not": {"type": "string"}}, "not"),
+    "too hard": (
+        {"allOf": [{"type": "string", "pattern": f".*{n}.*"} for n in range(30)]},
+        "to compile",
+    ),
+    "too large": ({"enum": ["x" * SCHEMA_MAX_BYTES]}, "64 KiB"),
+    "too deep": (json.loads('{"not":' * 300 + "{}" + "}" * 300), "nested"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_schema_that_cannot_be_met_is_a_400(
+    gateway: GatewayProcess, key: str, engine: EngineSimulator, route: str, case: str
+) -> None:
+    schema, word = REFUSED[case]
+    before = len(engine.requests)
+    status, _, body = post(gateway, route, key, ask(route, ULM, schema))
+    assert status == 400
+    assert word in body["error"]["message"]
+    assert len(engine.requests) == before, "nothing was sampled"
+
+
+def test_a_format_of_another_kind_is_a_400(gateway: GatewayProcess, key: str) -> None:
+    for form in ({"type": "grammar"}, {"type": 3}, {"type": "json_schema", "json_schema": 3}):
+        body = {"model": ALIAS, "messages": say("x"), "response_format": form}
+        status, _, answer = post(gateway, "chat/completions", key, body)
+        assert (status, answer["error"]["param"]) == (400, "response_format")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_answer_that_ended_by_length_says_so(
+    gateway: GatewayProcess, key: str, route: str
+) -> None:
+    limit = {"responses": "max_output_tokens"}.get(route, "max_tokens")
+    status, _, answer = post(gateway, route, key, ask(route, ULM, CITY, **{limit: 5}))
+    assert (status, text_of(route, answer)) == (200, ULM[:5])
+    said = {
+        "responses": lambda: answer["incomplete_details"]["reason"] == "max_output_tokens",
+        "messages": lambda: answer["stop_reason"] == "max_tokens",
+        "chat/completions": lambda: answer["choices"][0]["finish_reason"] == "length",
+    }
+    assert said[route]()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("text", ["not json", '{"city": "Ulm"}'])
+def test_an_engine_that_does_not_keep_to_it_is_found_out(
+    gateway: GatewayProcess, key: str, appliance: Appliance, route: str, text: str
+) -> None:
+    status, _, answer = post(gateway, route, key, ask(route, text, CITY))
+    assert status == 500
+    assert "does not meet the schema" in answer["error"]["message"]
+    first, *_, (_, last) = events(gateway, route, key, ask(route, text, CITY))
+    assert "does not meet the schema" in str(last)
+    name = first[1].get("id") or first[1].get("response", first[1].get("message"))["id"]
+    (turn,) = appliance.turns(name)
+    assert (turn.finish_reason, turn.answer["content"]) == ("error", text)
+
+
+def test_a_pattern_is_the_engines_business() -> None:
+    # Python's own regular expressions would never come to an end here.
+    schema = json.dumps({"type": "string", "pattern": "^(a+)+$"})
+    require_met(schema, json.dumps("a" * 60 + "!"))
+
+
+def test_a_stop_string_may_cut_the_json(gateway: GatewayProcess, key: str) -> None:
+    body = ask("chat/completions", ULM, CITY, stop=["Ulm"])
+    status, _, answer = post(gateway, "chat/completions", key, body)
+    assert (status, text_of("chat/completions", answer)) == (200, '{"city": "')
+
+
+def test_stop_strings_are_handed_on(client: openai.OpenAI, engine: EngineSimulator) -> None:
+    client.chat.completions.create(model=ALIAS, messages=say("x"), stop=["END", "\n\n"])
+    assert engine.requests[-1].stops == ["END", "\n\n"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_token_ids_where_they_are_asked_for(
+    gateway: GatewayProcess, key: str, appliance: Appliance, stream: bool
+) -> None:
+    prompt = appliance.template.encode(say("grün"))
+    ids = [*appliance.template.encode_text("grün"), appliance.template.stop_ids[0]]
+    body = {"model": ALIAS, "messages": say("grün"), "return_token_ids": True}
+    if stream:
+        chunks = [data for _, data in events(gateway, "chat/completions", key, body)[:-1]]
+        assert [chunk.get("prompt_token_ids") for chunk in chunks] == [
+            prompt,
+            *[None] * (len(chunks) - 1),
+        ]
+        got = [i for chunk in chunks for i in chunk["choices"][0].get("token_ids", [])]
+    else:
+        _, _, answer = post(gateway, "chat/completions", key, body)
+        assert answer["prompt_token_ids"] == prompt
+        got = answer["choices"][0]["token_ids"]
+    assert got == ids
+
+
+def test_token_ids_of_a_completion(gateway: GatewayProcess, key: str, appliance: Appliance) -> None:
+    prompt = appliance.template.encode_text(say("ab")[0]["content"])
+    body = {"model": ALIAS, "prompt": prompt, "return_token_ids": True}
+    _, _, answer = post(gateway, "completions", key, body)
+    ids = [*appliance.template.encode_text("ab"), appliance.template.stop_ids[0]]
+    assert answer["choices"][0]["token_ids"] == ids
+    assert answer["choices"][0]["prompt_token_ids"] == prompt
+    chunks = [data for _, data in events(gateway, "completions", key, body)[:-1]]
+    assert [i for chunk in chunks for i in chunk["choices"][0].get("token_ids", [])] == ids
+
+
+def test_token_ids_are_not_there_unasked(gateway: GatewayProcess, key: str) -> None:
+    for route in ROUTES:
+        body = ask(route, ULM, CITY)
+        assert "token_ids" not in str(post(gateway, route, key, body)[2])
+        assert "token_ids" not in str(events(gateway, route, key, body))
