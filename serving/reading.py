@@ -90,5 +90,8 @@ def _param(message: str) -> str | None:
     _, found, path = message.rpartition("at `$.")
     if found:
         return path.rstrip("`")
-    _, found, name = message.partition("missing required field `")
-    return name.rstrip("`") if found else None
+    for before in ("missing required field `", "contains unknown field `"):
+        _, found, name = message.partition(before)
+        if found:
+            return name.rstrip("`")
+    return None

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -82,10 +84,9 @@ async def _serve(home: Home, settings: Settings, listener: socket.socket) -> Non
         )
         gateway.metrics.watch(gateway)
         host, port = listener.getsockname()[:2]
-        admin_socket = home.socket("serving")
-        admin_socket.unlink(missing_ok=True)
         public = _server(build_app(gateway), settings)
-        admin = _server(build_admin(gateway, (host, port)), settings, uds=str(admin_socket))
+        admin = _server(build_admin(gateway, (host, port)), settings)
+        private = _listen_privately(home.socket("serving"))
         _stop_on_signals(public, admin)
         # What stands now stays: the collector need not look at it again in the middle of a request.
         gc.collect()
@@ -95,7 +96,7 @@ async def _serve(home: Home, settings: Settings, listener: socket.socket) -> Non
         upkeep = asyncio.create_task(_upkeep(gateway))
         rollouts = asyncio.create_task(gateway.aliases.run())
         try:
-            await asyncio.gather(public.serve(sockets=[listener]), admin.serve())
+            await asyncio.gather(public.serve(sockets=[listener]), admin.serve(sockets=[private]))
         finally:
             upkeep.cancel()
             rollouts.cancel()
@@ -160,10 +161,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _server(app: ASGIApp, settings: Settings, uds: str | None = None) -> _Server:
+def _listen_privately(path: Path) -> socket.socket:
+    """A Unix socket that only its owner may open."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _server(app: ASGIApp, settings: Settings) -> _Server:
     config = uvicorn.Config(
         app,
-        uds=uds,
         access_log=False,
         log_config=None,
         lifespan="off",

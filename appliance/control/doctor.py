@@ -35,7 +35,7 @@ def examine(home: Home) -> Iterator[Finding]:
     if not home.root.exists():
         yield Finding("home", False, f"{home.root} does not exist", "espalier up makes it")
         return
-    yield Finding("home", True, str(home.root))
+    yield _home(home)
     yield _settings(home)
     yield _disk(home)
     yield _sandbox()
@@ -45,11 +45,25 @@ def examine(home: Home) -> Iterator[Finding]:
     yield from _processes(home)
 
 
+def _home(home: Home) -> Finding:
+    if home.root.stat().st_mode & 0o077:
+        return Finding(
+            "home", False, f"others may enter {home.root}", f"chmod 700 {home.root}; up does it too"
+        )
+    return Finding("home", True, str(home.root))
+
+
 def _settings(home: Home) -> Finding:
     try:
-        load_settings(home)
+        settings = load_settings(home)
     except EspalierError as error:
         return Finding("settings", False, error.message, error.next_step or "espalier config show")
+    python = home.root / settings.vllm.python
+    if settings.engine.kind == "vllm" and settings.vllm.start and not python.exists():
+        return Finding(
+            "settings", False, f"[vllm] python: there is no {python}",
+            "docs/serving.md says how to install vLLM beside the appliance",
+        )  # fmt: skip
     return Finding("settings", True, "every key is known")
 
 

@@ -18,7 +18,8 @@ _REASON_CHARS = 80
 _SUITE_COLUMNS = (
     "suite", "kind", "items", "unit", "champion", "candidate", "Δ", "95 % bounds", "could see",
 )  # fmt: skip
-_console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+# No markup: settings and names hold square brackets.
+_console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def emit(value: Any, as_json: bool, text: Callable[[Any], None]) -> None:

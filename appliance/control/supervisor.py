@@ -245,7 +245,9 @@ def _last_line(home: Home, name: str) -> str:
         lines = (home.process_logs / f"{name}.log").read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return "it wrote no log"
-    return next((line for line in reversed(lines) if line.strip()), "its log is empty")
+    # The step that an error names stands on a line of its own below it.
+    said = (line for line in reversed(lines) if line.strip() and not line.startswith("  next: "))
+    return next(said, "its log is empty")
 
 
 def memory_mib(pid: int | None) -> float | None:

@@ -37,6 +37,9 @@ class Home:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # One that was there before: whoever comes in reaches the private sockets.
+            if self.root.stat().st_mode & 0o077:
+                self.root.chmod(0o700)
             for folder in (self.log, self.objects, self.bases, self.adapters, self.rounds):
                 folder.mkdir(exist_ok=True)
             for folder in (self.run, self.process_logs, self.secrets, self.lake, self.suites):

@@ -1,8 +1,8 @@
 """What clients send in Anthropic's shape, and the chat that it means.
 
 Fields that only describe or only save work (``metadata``, ``cache_control``, ``service_tier``)
-may be there and are ignored. A field that would change the answer and that we do not have is a
-400.
+may be there and are ignored. Any other field that we do not have is a 400: it could change the
+answer, or be a slip of the pen.
 """
 
 import json
@@ -21,7 +21,7 @@ Temperature = Annotated[float, Meta(ge=0, le=1)]
 Stops = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MAX_STOPS)]
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``/v1/messages/count_tokens``: what makes the prompt."""
 
     model: str
@@ -31,6 +31,9 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
+    metadata: Any = None
+    service_tier: Any = None
+    cache_control: Any = None
 
     @property
     def chat_messages(self) -> tuple[Message, ...]:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from policies.redaction import MAX_NESTING, is_too_deep
-from serving.openai.wire import MISSING, MaxTokens, Message, Temperature, TopP
+from serving.openai.wire import MISSING, Describing, MaxTokens, Message, Temperature, TopP
 from serving.openai_errors import ApiError
 from serving.reading import decode
 from serving.structured import schema_of
@@ -20,7 +20,7 @@ _ENCRYPTED = "reasoning.encrypted_content"
 _WITHOUT = ("previous_response_id", "conversation", "prompt", "background", "context_management")
 
 
-class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ResponseRequest(Describing, frozen=True, kw_only=True):
     """Body of ``/v1/responses``."""
 
     model: str
@@ -35,7 +35,7 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: list[str] | None = None
     stream: bool | None = None
-    metadata: dict[str, str] | None = None
+    stream_options: Any = None
     user: Any = None
     reasoning: dict[str, Any] | None = None
     truncation: str | None = None

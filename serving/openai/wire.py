@@ -1,8 +1,8 @@
 """What clients send, in OpenAI's shape. Parsed once, here; what we cannot honour is refused.
 
-Fields that only describe (``metadata``, ``store``) may be there and are ignored; ``user`` tells
-one conversation from another while a rollout is under way. A field
-that would change the answer and that we do not have is a 400, never silently dropped.
+Fields that only describe (`Describing`) may be there and are ignored; ``user`` tells one
+conversation from another while a rollout is under way. Any other field that we do not have is a
+400, never silently dropped: it could change the answer, or be a slip of the pen.
 """
 
 from typing import Annotated, Any
@@ -35,7 +35,19 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
-class Common(msgspec.Struct, frozen=True, kw_only=True):
+class Describing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenAI's fields that say something about a request, and change nothing of its answer here."""
+
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    parallel_tool_calls: Any = None
+
+
+class Common(Describing, frozen=True, kw_only=True):
     """What both routes have. `None` is OpenAI's way to say default."""
 
     model: str
@@ -94,6 +106,8 @@ class ChatRequest(Common, frozen=True, kw_only=True):
     functions: Any = None
     reasoning_effort: str | None = None
     modalities: list[str] | None = None
+    prediction: Any = None
+    """It would save time, and change nothing."""
 
     @property
     def json_schema(self) -> str:

@@ -26,6 +26,14 @@ def test_only_its_owner_may_look_inside(tmp_path: Path) -> None:
     assert home.secrets.stat().st_mode & 0o077 == 0
 
 
+def test_a_folder_that_was_open_to_others_is_closed(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.root.mkdir(mode=0o755)
+    home.root.chmod(0o755)
+    home.create()
+    assert home.root.stat().st_mode & 0o077 == 0
+
+
 def test_a_socket_path_fits_the_kernels_limit(tmp_path: Path) -> None:
     near, far = Home(tmp_path / "h"), Home(tmp_path / ("deep" * 30))
     assert near.socket("engine").parent == near.run or len(str(near.root)) > 80

@@ -32,6 +32,8 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "penalty": ({"presence_penalty": 1}, 400, "presence_penalty"),
     "a grammar": ({"response_format": {"type": "grammar"}}, 400, "response_format"),
     "effort": ({"reasoning_effort": "high"}, 400, "reasoning_effort"),
+    "a slip of the pen": ({"max_tokns": 9}, 400, "max_tokns"),
+    "a field of others": ({"repetition_penalty": 1.2}, 400, "repetition_penalty"),
     "forced tool": ({"tool_choice": "required"}, 400, "tool_choice"),
     "model": ({"model": "gpt-4o"}, 404, "model"),
     "version": ({"model": f"{ALIAS}@sha256:{'0' * 64}"}, 404, "model"),
