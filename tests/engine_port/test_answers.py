@@ -9,7 +9,7 @@ import pytest
 from appliance.engine.template import Template
 from tests.engine_port.checks import PROMPT, ask
 from tests.engine_port.company import STOP
-from tests.engine_port.engines import MAX_BATCH, UnderTest, wait_for
+from tests.engine_port.engines import MAX_BATCH, REPLICAS, UnderTest, wait_for
 
 
 def test_seeds_hold(engine: UnderTest) -> None:
@@ -119,7 +119,7 @@ def test_whoever_leaves_early_stops_the_engine(engine: UnderTest) -> None:
 def test_people_come_before_batch_work(engine: UnderTest) -> None:
     if engine.name == "simulator":
         pytest.skip("it has no queue")
-    batch = [ask(None, seed=n, num=400, priority="batch") for n in range(4 * MAX_BATCH)]
+    batch = [ask(None, seed=n, num=400, priority="batch") for n in range(3 * REPLICAS * MAX_BATCH)]
     with ThreadPoolExecutor(len(batch)) as pool:
         waiting = [pool.submit(engine.client.generate, one) for one in batch]
         time.sleep(0.3)
@@ -127,7 +127,8 @@ def test_people_come_before_batch_work(engine: UnderTest) -> None:
         unfinished = sum(not one.done() for one in waiting)
         assert all(len(one.result().choices[0].ids) == 400 for one in waiting)
     assert len(answer.ids) == 4
-    assert unfinished > MAX_BATCH
+    # In turn, it would have come when no more were left than run at once.
+    assert unfinished > REPLICAS * MAX_BATCH
 
 
 def _letter(engine: UnderTest, token: int) -> str:

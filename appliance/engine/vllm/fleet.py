@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import math
+import secrets
 import zlib
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
@@ -30,12 +31,16 @@ from appliance.core.home import Home
 from appliance.engine.bases import Base
 from appliance.engine.residents import Residents
 from appliance.engine.vllm.member import Member
+from appliance.engine.vllm.replica import FailedRequestError
 from appliance.engine.wire import Generate, Health, Line, Released, Score, Scores
 
 _log = logging.getLogger("espalier.vllm")
 
 Facts = dict[str, str | int | float | bool]
 Rows = list[list[float]]
+
+_TRIES = 2
+"""Replicas that one request is asked of; a third would fail in the same way."""
 
 AGREEMENT = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest mean difference between two replicas' logprobs of the same ids, in nats per token."""
@@ -77,6 +82,8 @@ class Fleet:
         self._residents = Residents(slots)
         self._names: dict[Digest, str] = {}
         """What each resident adapter is called, on every replica: a new name each time."""
+        # Replicas that somebody else runs may still know the names of an earlier process of ours.
+        self._token = secrets.token_hex(4)
         self._counter = itertools.count(1)
         self._proofs: dict[Digest | None, tuple[list[list[int]], Rows]] = {}
         """What the replicas agreed on; one that comes back must say it too."""
@@ -148,10 +155,13 @@ class Fleet:
                     return
                 except (UnavailableError, NotFoundError) as error:
                     # Not found: it was started anew, unseen by us, and has lost its adapters.
-                    member.doubt(lost=isinstance(error, NotFoundError))
+                    member.doubt(
+                        lost=isinstance(error, NotFoundError),
+                        answers=isinstance(error, FailedRequestError),
+                    )
                     tried.append(member)
-                    if begun or len(tried) == len(self._members):
-                        raise
+                    if begun or len(tried) == min(_TRIES, len(self._members)):
+                        raise UnavailableError(error.message, next_step=error.next_step) from error
         finally:
             self._residents.end(request.adapter)
             self._forget_unused()
@@ -167,15 +177,10 @@ class Fleet:
         self._residents.use(wanted.adapter)
         try:
             name = self._name(wanted.adapter)
-            serving = self._require_serving()
-            if not wanted.every_replica:
-                chosen = min(serving, key=lambda member: member.num_running)
-                return Scores(logprobs=await chosen.score(wanted.ids, name))
-            said = await asyncio.gather(*(member.score(wanted.ids, name) for member in serving))
-            for other in said[1:]:
-                self._require_agreement(said[0], other)
-            self._proofs[wanted.adapter] = (wanted.ids, said[0])
-            return Scores(logprobs=said[0])
+            if wanted.every_replica:
+                return await self._prove(wanted, name)
+            chosen = min(self._require_serving(), key=lambda member: member.num_running)
+            return Scores(logprobs=await chosen.score(wanted.ids, name))
         finally:
             self._residents.end(wanted.adapter)
             self._forget_unused()
@@ -211,17 +216,32 @@ class Fleet:
             EspalierError: it cannot be proven; it is started again.
         """
         async with self._changing:
-            await member.hold_exactly(
-                {name: self._home.adapter(adapter) for adapter, name in self._names.items()}
-            )
-            for proven, (ids, logprobs) in self._proofs.items():
-                name = None if proven is None else self._names[proven]
-                self._require_agreement(logprobs, await member.score(ids, name))
+            await member.hold_exactly(self._folders)
+            for proven, (ids, logprobs) in list(self._proofs.items()):
+                if proven is None or proven in self._names:
+                    said = await member.score(ids, self._names[proven] if proven else None)
+                    self._require_agreement(logprobs, said)
+            # What was given back meanwhile goes from here too.
+            await member.hold_exactly(self._folders)
             member.serving = True
         _log.info("replica %d serves, %d adapters", member.index, len(self._names))
 
+    async def _prove(self, wanted: Score, name: str | None) -> Scores:
+        """What every replica says. Who joins later must say it too, so none joins meanwhile."""
+        async with self._changing:
+            serving = self._require_serving()
+            said = await asyncio.gather(*(member.score(wanted.ids, name) for member in serving))
+            for other in said[1:]:
+                self._require_agreement(said[0], other)
+            self._proofs[wanted.adapter] = (wanted.ids, said[0])
+        return Scores(logprobs=said[0])
+
+    @property
+    def _folders(self) -> dict[str, Path]:
+        return {name: self._home.adapter(adapter) for adapter, name in self._names.items()}
+
     async def _load(self, adapter: Digest, folder: Path) -> None:
-        name = f"{adapter.removeprefix('sha256:')[:16]}-{next(self._counter)}"
+        name = f"{adapter.removeprefix('sha256:')[:16]}-{self._token}-{next(self._counter)}"
         members = self._serving()
         # Read while it is loaded: what turns out to be something else is unloaded again.
         intact, *loaded = await asyncio.gather(
@@ -249,7 +269,7 @@ class Fleet:
         for adapter in [known for known in self._names if known not in self._residents]:
             name = self._names.pop(adapter)
             self._proofs.pop(adapter, None)
-            for member in self._serving():
+            for member in self._members:
                 self._spawn(member.unload_quietly(name))
 
     def _choose(self, request: Generate, tried: list[Member]) -> Member:

@@ -7,6 +7,7 @@ while. What counts is an answer, so it is asked for tokens when nobody else has 
 import asyncio
 import itertools
 import logging
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -24,7 +25,6 @@ _ANSWER_TIMEOUT_S = 60.0
 _PROBE_EVERY_S = 15.0
 _STEADY_S = 60.0
 _BACKOFF_S = (0.5, 1.0, 5.0, 15.0, 30.0)
-_PLAIN_NAME = "plain"
 _log = logging.getLogger("espalier.vllm")
 
 _WARM_UP = Generate(
@@ -43,7 +43,7 @@ class Member:
         self.says = "not started"
         self.num_running = 0
         self._launch = launch
-        self._base = BASE_NAME if launch.plain is None else _PLAIN_NAME
+        self._base = BASE_NAME
         self._log = log
         self._replica = Replica(launch.socket)
         self._process: Process | None = None
@@ -82,12 +82,14 @@ class Member:
         await self._end_process()
         await self._replica.close()
 
-    def doubt(self, *, lost: bool = False) -> None:
+    def doubt(self, *, lost: bool = False, answers: bool = False) -> None:
         """It failed somebody: no request goes there until it has been looked at.
 
         `lost`: it does not know an adapter that it was given; it gets all of them again.
+        `answers`: it said itself that it failed. It is looked at, and serves until then: one bad
+        request must not take every replica from everybody.
         """
-        self.serving = False
+        self.serving = self.serving and answers
         self._lost = self._lost or lost
         self._doubted.set()
 
@@ -160,7 +162,8 @@ class Member:
             await asyncio.sleep(_LOOK_S)
         self.says = "warming up"
         if self._launch.plain is not None:
-            await self._replica.load(_PLAIN_NAME, self._launch.plain)
+            self._base = f"plain-{secrets.token_hex(4)}"
+            await self._replica.load(self._base, self._launch.plain)
         await self._ask(_WARM_UP, _START_TIMEOUT_S)
         await self._replica.score([[1, 2, 3, 4]], self._base)
 

@@ -85,6 +85,10 @@ class _Refusal(msgspec.Struct):
 _chunk = msgspec.json.Decoder(_Chunk)
 
 
+class FailedRequestError(UnavailableError):
+    """vLLM answered that it failed: this request, or all of them."""
+
+
 class Replica:
     """A client of one server; `open` first, `close` last."""
 
@@ -314,7 +318,7 @@ def _told(status: int, message: str) -> EspalierError:
         return NotFoundError(message, next_step="prepare it first")
     if 400 <= status < 500:
         return UsageError(message)
-    return UnavailableError(f"vLLM failed: {message}")
+    return FailedRequestError(f"vLLM failed: {message}")
 
 
 def _gone(error: object) -> UnavailableError:
