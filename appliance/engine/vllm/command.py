@@ -18,7 +18,7 @@ from appliance.engine.socket_server import alone, serve
 from appliance.engine.vllm.fleet import Fleet
 from appliance.engine.vllm.launch import Launch, launch, slot_rank
 from appliance.engine.vllm.member import Member
-from appliance.engine.vllm.plain import write_plain_adapter
+from appliance.engine.vllm.plain import plain_folder, write_plain_adapter
 
 _GPU = Path("/dev/nvidiactl")
 
@@ -57,7 +57,7 @@ def _launches(home: Home, settings: Settings, base: Base) -> list[Launch]:
         device = "cuda" if _GPU.exists() else "cpu"
         engine = msgspec.structs.replace(engine, device=device)
     cache = home.root / "cache" / "vllm"
-    plain = write_plain_adapter(base, cache) if engine.device == "cpu" else None
+    plain = plain_folder(base, cache) if engine.device == "cpu" else None
     return [
         launch(
             base,
@@ -79,6 +79,8 @@ def _fleet(home: Home, settings: Settings, base: Base, launches: Sequence[Launch
             f"[vllm] python: there is no {python}",
             next_step="docs/serving.md says how to install vLLM beside the appliance",
         )
+    for plain in {one.plain for one in launches if one.plain is not None}:
+        write_plain_adapter(base, plain)
     log = home.process_logs if settings.vllm.start else None
     return Fleet(
         [

@@ -11,18 +11,31 @@ import numpy as np
 from safetensors.numpy import save
 
 from appliance.core.adapters import CONFIG, WEIGHTS
+from appliance.core.errors import UsageError
 from appliance.core.files import publish
 from appliance.engine.bases import WEIGHTS as BASE_WEIGHTS
 from appliance.engine.bases import Base
 from appliance.engine.safetensors_file import read_header
 
 
-def write_plain_adapter(base: Base, cache: Path) -> Path:
-    """The folder of a rank-1 adapter of one layer of `base`, its B all zero; made where missing."""
-    folder = cache / f"plain-{base.path.name[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
+def plain_folder(base: Base, cache: Path) -> Path:
+    """Where the adapter of a base stands."""
+    return cache / f"plain-{base.path.name[:16]}"
+
+
+def write_plain_adapter(base: Base, folder: Path) -> None:
+    """Make the adapter: rank 1, of one layer of `base`, its B all zero.
+
+    Raises:
+        UsageError: the base has no such layer.
+    """
     header, _ = read_header(base.path / BASE_WEIGHTS)
-    layer = min(name for name in header if name.endswith(".o_proj.weight"))
+    layer = min((name for name in header if name.endswith(".o_proj.weight")), default="")
+    if not layer:
+        raise UsageError(
+            f"base {base.name} has no layer o_proj; on a CPU vLLM cannot serve it here"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     outputs, inputs = header[layer].shape
     stem = f"base_model.model.{layer.removesuffix('.weight')}"
     tensors = {
@@ -33,4 +46,3 @@ def write_plain_adapter(base: Base, cache: Path) -> Path:
               "target_modules": ["o_proj"], "base_model_name_or_path": base.digest}  # fmt: skip
     publish(folder / WEIGHTS, save(tensors))
     publish(folder / CONFIG, json.dumps(config).encode())
-    return folder
