@@ -20,7 +20,7 @@ from torch import Tensor
 
 from appliance.inference.architecture import Architecture
 from appliance.inference.attention import Decode
-from appliance.inference.kv_pages import GatheredPages, MappedPages, PlainRows, Rows
+from appliance.inference.kv_pages import GatheredPages, KVRows, MappedPages, PlainRows
 from benchmarks.about import about
 
 _ROWS, _LENGTHS, _REPEATS = 32, (64, 512), 9
@@ -78,7 +78,7 @@ def _pages(kind: type) -> MappedPages | GatheredPages:
     return made
 
 
-def _placed(pages: MappedPages | GatheredPages, length: int) -> Rows:
+def _placed(pages: MappedPages | GatheredPages, length: int) -> KVRows:
     """Every row has blocks that lie four by four, as growing rows get them."""
     count = length // pages.block
     for row in range(_ROWS):
@@ -87,7 +87,7 @@ def _placed(pages: MappedPages | GatheredPages, length: int) -> Rows:
     return pages
 
 
-def _step(rows: Rows, length: int) -> Callable[[], None]:
+def _step(rows: KVRows, length: int) -> Callable[[], None]:
     positions = torch.full((_ROWS,), length - 1)
     attend = Decode(_SHAPE, rows, positions, _ROWS, length, _DTYPE)
     width = _SHAPE.num_heads * _SHAPE.head_size + _SHAPE.kv_width

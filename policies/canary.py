@@ -13,11 +13,17 @@ and by Ville's inequality (Ville 1939) it ever reaches 1/a with probability at m
 watched without end (Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe
 anytime-valid inference", 2023). Of m metrics each must reach m/alpha (Bonferroni).
 
+Nobody decides alone. Where several owners (API keys) ask for the alias, harm has to stay harm
+without the pairs of any one of them, and one owner fills at most half of a stage. Leaving one out
+keeps the false alarms below alpha: each of these e-values is a martingale too, and the least of
+them is asked.
+
 What is not here: measuring answers, routing, and the journal (serving).
 """
 
 import hmac
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
@@ -141,25 +147,37 @@ class Trial:
         if not 0 < alpha < 1:
             raise PolicyError(f"alpha must be between 0 and 1, got {alpha:g}")
         self._limit = len(metrics) / alpha
+        self._owners: set[str] = set()
         self._comparisons = {name: _Comparison(METRICS[name]) for name in metrics}
 
-    def observe(self, side: Side, key: str, values: Mapping[str, float]) -> None:
+    def met(self, owner: str) -> None:
+        """This owner asks for the alias too, whether or not anything of theirs is compared."""
+        self._owners.add(owner)
+
+    def observe(self, side: Side, key: str, values: Mapping[str, float], owner: str = "") -> None:
         """An answer has ended, or was judged; of each session and metric only the first counts."""
+        self.met(owner)
         for comparison, value in self._measured(values):
-            comparison.take(side, key, value)
+            comparison.take(side, key, value, owner)
 
     def observe_pair(
-        self, key: str, *, candidate: Mapping[str, float], champion: Mapping[str, float]
+        self,
+        key: str,
+        *,
+        candidate: Mapping[str, float],
+        champion: Mapping[str, float],
+        owner: str = "",
     ) -> None:
         """Both have answered the same request."""
+        self.met(owner)
         for comparison, value in self._measured(candidate):
             if comparison.metric.name in champion:
-                comparison.take_pair(key, value, champion[comparison.metric.name])
+                comparison.take_pair(key, value, champion[comparison.metric.name], owner)
 
     def begin_stage(self) -> None:
         """The candidate has another share from here on."""
         for comparison in self._comparisons.values():
-            comparison.stage_pairs = 0
+            comparison.begin_stage()
 
     def knows(self, key: str) -> bool:
         """Whether something of this session was taken already."""
@@ -170,16 +188,34 @@ class Trial:
         """Pairs since the stage began, by the metric that has most."""
         return max(comparison.stage_pairs for comparison in self._comparisons.values())
 
+    def stage_full(self, needed: int, *, one_is_enough: bool = False) -> bool:
+        """Whether the stage has so many pairs; of one owner among several at most half count."""
+        most = needed if one_is_enough or len(self._owners) < 2 else needed // 2
+        return any(c.stage_pairs_counted(most) >= needed for c in self._comparisons.values())
+
     @property
     def evidence(self) -> list[Evidence]:
         """What is known of every metric."""
         return [comparison.evidence(self._limit) for comparison in self._comparisons.values()]
 
     @property
+    def suspect(self) -> bool:
+        """Whether there is evidence of harm, be it one owner's alone."""
+        return any(found.harm for found in self.evidence)
+
+    @property
     def harm(self) -> Evidence | None:
         """The metric by which the candidate must be stopped, the worst first."""
+        alone = len(self._owners) < 2
         return max(
-            (found for found in self.evidence if found.harm), key=lambda one: one.e, default=None
+            (
+                found
+                for comparison in self._comparisons.values()
+                if (found := comparison.evidence(self._limit)).harm
+                and (alone or comparison.least_e >= self._limit)
+            ),
+            key=lambda one: one.e,
+            default=None,
         )
 
     def _measured(self, values: Mapping[str, float]) -> "list[tuple[_Comparison, float]]":
@@ -192,29 +228,51 @@ class _Comparison:
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self.stage_pairs = 0
+        self._stage_owned: Counter[str] = Counter()
         self._counts = {1: 0, -1: 0, 0: 0}
+        self._owned: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        """How each owner's pairs came out; a pair of two owners is of both."""
         self._sums = {"candidate": 0.0, "champion": 0.0}
         self._seen: set[str] = set()
-        self._waits: tuple[Side, float] | None = None
+        self._waits: tuple[Side, float, str] | None = None
+
+    def begin_stage(self) -> None:
+        self.stage_pairs = 0
+        self._stage_owned.clear()
+
+    def stage_pairs_counted(self, most: int) -> int:
+        """The stage's pairs without what one owner has above `most`."""
+        return self.stage_pairs - sum(max(0, n - most) for n in self._stage_owned.values())
+
+    @property
+    def least_e(self) -> float:
+        """The evidence without the owner who contributes most to it."""
+        return min(
+            (
+                e_value(self._counts[1] - owned[1], self._counts[-1] - owned[-1])
+                for owned in self._owned.values()
+            ),
+            default=1.0,
+        )
 
     def knows(self, key: str) -> bool:
         return key in self._seen
 
-    def take(self, side: Side, key: str, value: float) -> None:
+    def take(self, side: Side, key: str, value: float, owner: str) -> None:
         if key in self._seen:
             return
         self._seen.add(key)
-        waits, self._waits = self._waits, (side, value)
+        waits, self._waits = self._waits, (side, value, owner)
         # Two of one side: the newer waits. Where the pair stands then says nothing of its order.
         if waits is not None and waits[0] != side:
             self._waits = None
-            pair = dict((waits, (side, value)))
-            self._count(pair["candidate"], pair["champion"])
+            pair = {waits[0]: waits[1], side: value}
+            self._count(pair["candidate"], pair["champion"], {waits[2], owner})
 
-    def take_pair(self, key: str, candidate: float, champion: float) -> None:
+    def take_pair(self, key: str, candidate: float, champion: float, owner: str) -> None:
         if key not in self._seen:
             self._seen.add(key)
-            self._count(candidate, champion)
+            self._count(candidate, champion, {owner})
 
     def evidence(self, limit: float) -> Evidence:
         worse, better, same = (self._counts[sign] for sign in (1, -1, 0))
@@ -230,8 +288,12 @@ class _Comparison:
             limit=limit,
         )
 
-    def _count(self, candidate: float, champion: float) -> None:
-        self._counts[self.metric.worse(candidate, champion)] += 1
+    def _count(self, candidate: float, champion: float, owners: set[str]) -> None:
+        sign = self.metric.worse(candidate, champion)
+        self._counts[sign] += 1
+        for owner in owners:
+            self._owned[owner][sign] += 1
+        self._stage_owned.update(owners if len(owners) == 1 else ())
         self._sums["candidate"] += candidate
         self._sums["champion"] += champion
         self.stage_pairs += 1

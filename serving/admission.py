@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -51,6 +52,7 @@ class Admission:
         self._vetting = vetting
         self._clock = clock
         self._numbers: dict[str, Digest] = {}
+        versions.proof = self._prove
 
     def label_of(self, adapter: Digest) -> str:
         """The label of an adapter that is served, which what it writes cannot be below."""
@@ -70,24 +72,25 @@ class Admission:
                 request.round, request.adapter, request.approvals, at=self._clock()
             )
             await self._versions.prepare(request.adapter)
-            return await self._vetting.require_proof(request.adapter, champion=champion)
+            gaps = await self._vetting.require_proof(request.adapter, champion=champion)
         except EspalierError as error:
             await asyncio.to_thread(self._record_refusal, request, error)
             raise
+        self._versions.proved(request.adapter)
+        return gaps
 
     async def prove(self, adapter: Digest) -> None:
-        """Make a version resident that was approved before.
+        """Make a version resident that was approved before, and prove it unless it is proven.
 
         Raises:
             EspalierError: a check says no.
         """
         await self._vetting.require_intact(adapter)
-        await self._versions.prepare(adapter)
-        await self._vetting.require_proof(adapter, champion=None)
+        await self._versions.ready(adapter)
 
-    async def exact(self, name: str) -> Digest | None:
-        """The version that a client names, made resident: vetted, but not approved. ``base`` is
-        the base (None); else an adapter's digest or its number.
+    async def exact(self, name: str, aliases: tuple[str, ...]) -> Digest | None:
+        """The version that a client of these aliases names, made resident: vetted, but not
+        approved. ``base`` is the base (None); else an adapter's digest or its number.
 
         Raises:
             NotFoundError: nothing here has that name, or it was neither released nor a candidate.
@@ -98,21 +101,21 @@ class Admission:
         adapter = self._numbers.get(name)
         if adapter is None:
             adapter = await asyncio.to_thread(self._find, name)
-        if adapter not in self._versions.resident:
-            if not await asyncio.to_thread(self._is_ours, adapter):
-                raise NotFoundError(f"adapter {name!r} was neither released nor is it a candidate")
-            await self._admit(adapter)
+        if not await self.may_name(adapter, aliases):
+            raise NotFoundError(f"adapter {name!r} was neither released nor is it a candidate")
+        if not self._versions.proven(adapter):
+            await self._vetting.require_intact(adapter)
+            await self._versions.ready(adapter, guest=True)
         return adapter
 
-    async def _admit(self, adapter: Digest) -> None:
-        await self._vetting.require_intact(adapter)
-        with self._versions.lease(adapter):
-            await self._versions.prepare(adapter, guest=True)
-            try:
-                await self._vetting.require_proof(adapter, champion=None)
-            except EspalierError:
-                self._versions.drop(adapter)
-                raise
+    async def may_name(self, adapter: Digest, aliases: tuple[str, ...]) -> bool:
+        """Whether it was released for one of these aliases, or is a round's candidate that no
+        other alias has had to do with.
+        """
+        return await asyncio.to_thread(self._is_of, adapter, aliases)
+
+    async def _prove(self, adapter: Digest) -> None:
+        await self._vetting.require_proof(adapter, champion=None)
 
     def _find(self, name: str) -> Digest:
         if not _NUMBER.fullmatch(name):
@@ -130,15 +133,19 @@ class Admission:
         self._numbers[name] = found
         return found
 
-    def _is_ours(self, adapter: Digest) -> bool:
-        """Whether it was released once, or is a round's candidate."""
+    def _is_of(self, adapter: Digest, aliases: tuple[str, ...]) -> bool:
+        own = releases.c.alias.in_(aliases)
+        released = sa.select(releases.c.alias).where(releases.c.adapter == adapter, own)
+        # Wherever an entry says it: released, replaced or tried out.
+        elsewhere = sa.select(releases.c.alias).where(releases.c.record.contains(adapter), ~own)
+        made = sa.select(rounds.c.round).where(rounds.c.adapter == adapter)
+        known = sa.select(adapters.c.content).where(adapters.c.content == adapter)
         with self._database.read() as connection:
-            known = sa.select(adapters.c.content).where(adapters.c.content == adapter)
-            named = sa.union_all(
-                sa.select(releases.c.adapter).where(releases.c.adapter == adapter),
-                sa.select(rounds.c.adapter).where(rounds.c.adapter == adapter),
-            )
-            return connection.scalar(known) is not None and connection.scalar(named) is not None
+
+            def some(query: sa.Select[Any]) -> bool:
+                return connection.execute(query.limit(1)).first() is not None
+
+            return some(known) and (some(released) or (some(made) and not some(elsewhere)))
 
     def _record_refusal(self, request: ReleaseRequest, error: EspalierError) -> None:
         with self._database.write() as connection:

@@ -85,6 +85,7 @@ def build_app(gateway: Gateway) -> HotPath:
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
         key = gateway.admit(request)
+        gateway.quota.count_request(key)
         record = parse_feedback(await read_body(request), key.key_id)
         await asyncio.wrap_future(gateway.ingest.send_feedback(record))
         await gateway.metrics.count_feedback(record)
@@ -93,13 +94,14 @@ def build_app(gateway: Gateway) -> HotPath:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        names = gateway.models(gateway.admit(request))
+        names = await gateway.models(gateway.admit(request))
         protocol = anthropic if speaks_anthropic(request) else openai
         return _json(protocol.models(names))
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> Response:
         key = gateway.admit(request)
+        gateway.quota.count_request(key)
         adapter = await gateway.address(name, key)
         protocol = anthropic if speaks_anthropic(request) else openai
         answer = _json(protocol.model(name))

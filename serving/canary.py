@@ -6,7 +6,9 @@ a restart the rollout goes on at the journal's stage, and is observed anew.
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from serving.under_way import Place
 
 _RETRY_S = 1.0
+_ONE_IS_ENOUGH_S = 24 * 3600.0
+"""After so long in a stage one key's pairs fill it: else one that is hardly used holds it up."""
 _REMEMBERED = 16_384
 _log = logging.getLogger("espalier.canary")
 
@@ -33,11 +37,20 @@ _log = logging.getLogger("espalier.canary")
 class Canary:
     """Lives on the gateway's event loop. `run` is its task."""
 
-    def __init__(self, releases: Releases, shadow: Shadow, settings: RolloutSettings) -> None:
+    def __init__(
+        self,
+        releases: Releases,
+        shadow: Shadow,
+        settings: RolloutSettings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._releases = releases
         self._shadow = shadow
         self._settings = settings
+        self._clock = clock
         self._due = asyncio.Event()
+        self._timed = False
+        """Whether the stage is full and waits for its time."""
         self._salt = ""
         self._generation = 0
         self._trial = Trial(settings.metrics, settings.alpha)
@@ -66,12 +79,14 @@ class Canary:
             return
         if not self._watches(route.entry):
             return
+        self._trial.met(caller.key_id)
         if trying.share == 0:
             if place.error is None and not place.left and not self._trial.knows(caller.name):
-                self._copy(exchange, route.entry, trying.candidate, caller.name)
+                self._copy(exchange, route.entry, trying.candidate, caller)
         elif route.side is not None:
             self._remember(exchange, caller, route.side)
-            self._trial.observe(route.side, caller.name, _values(exchange, caller, place))
+            values = _values(exchange, caller, place)
+            self._trial.observe(route.side, caller.name, values, caller.key_id)
             self._look()
 
     def heard(self, feedback: Feedback) -> None:
@@ -85,7 +100,8 @@ class Canary:
         if feedback.actor != key_id and not feedback.actor.startswith("person:"):
             return
         if self._releases.ready and self._watches(self._releases.entry()):
-            self._trial.observe(side, name, {"feedback": float(feedback.outcome == "failed")})
+            values = {"feedback": float(feedback.outcome == "failed")}
+            self._trial.observe(side, name, values, key_id)
             self._look()
 
     def shown(self) -> dict[str, Any] | None:
@@ -114,8 +130,13 @@ class Canary:
         try:
             if harm is not None:
                 await self._releases.stop(entry, str(harm), evidence=msgspec.to_builtins(harm))
-            elif self._trial.stage_pairs >= self._needed(entry):
-                await self._releases.advance(entry)
+            elif self._full(entry):
+                wait_s = entry.at + self._settings.stage_minutes * 60 - self._clock()
+                if wait_s <= 0:
+                    await self._releases.advance(entry)
+                elif not self._timed:
+                    self._timed = True
+                    asyncio.get_running_loop().call_later(wait_s, self._due.set)
         except ConflictError:
             # The journal is ahead of what is served here; whoever moved it has decided.
             await self._releases.follow()
@@ -131,15 +152,20 @@ class Canary:
             self._answered.clear()
         if entry.generation != self._generation:
             self._generation = entry.generation
+            self._timed = False
             self._trial.begin_stage()
         return True
 
-    def _copy(self, exchange: "Exchange", entry: Release, candidate: Digest, name: str) -> None:
+    def _copy(
+        self, exchange: "Exchange", entry: Release, candidate: Digest, caller: Caller
+    ) -> None:
         champion = measure(exchange)
 
         def told(values: dict[str, float]) -> None:
             if self._watches(entry):
-                self._trial.observe_pair(name, candidate=values, champion=champion)
+                self._trial.observe_pair(
+                    caller.name, candidate=values, champion=champion, owner=caller.key_id
+                )
                 self._look()
 
         self._shadow.copy(exchange, candidate, told)
@@ -155,9 +181,16 @@ class Canary:
             self._answered.popitem(last=False)
 
     def _look(self) -> None:
-        needed = self._needed(self._releases.entry()) if self._releases.ready else 0
-        if self._trial.harm is not None or self._trial.stage_pairs >= needed:
+        ready = self._releases.ready and not self._timed
+        if self._trial.harm is not None or (ready and self._full(self._releases.entry())):
             self._due.set()
+
+    def _full(self, entry: Release) -> bool:
+        """Enough for the next stage. Not while there may be harm, be it for one key alone."""
+        long = self._clock() - entry.at > _ONE_IS_ENOUGH_S
+        return not self._trial.suspect and self._trial.stage_full(
+            self._needed(entry), one_is_enough=long
+        )
 
     def _needed(self, entry: Release) -> int:
         shadow = entry.trying is not None and entry.trying.share == 0

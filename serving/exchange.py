@@ -43,7 +43,7 @@ class TapCounts(msgspec.Struct, kw_only=True):
     requests: int = 0
     failed: int = 0
     disconnected: int = 0
-    """Clients that left before the answer's end. No turn: nobody has that answer."""
+    """Clients that left before the answer's end. A turn tells of it once anything was sent."""
     late: int = 0
     """Answers sent before their turn was durable (it followed)."""
 
@@ -96,6 +96,7 @@ class Exchange(msgspec.Struct, kw_only=True):
         causes: set[type[EspalierError]] = set()
         while True:
             try:
+                await versions.require_ready(self.adapter)
                 async with aclosing(self._run_once(engine, streaming)) as steps:
                     async for pieces in steps:
                         yield pieces
@@ -134,7 +135,7 @@ class Exchange(msgspec.Struct, kw_only=True):
             if not finished:
                 yield line.index, text, first
 
-    def require_schema_met(self) -> None:
+    async def require_schema_met(self) -> None:
         """Raise unless every answer that came to its own end meets the schema asked for.
 
         Raises:
@@ -142,14 +143,19 @@ class Exchange(msgspec.Struct, kw_only=True):
         """
         if not self.generate.json_schema:
             return
-        for answer in self.answers:
-            if answer.finish_reason == "stop" and not answer.stop:
-                require_met(self.generate.json_schema, answer.text)
+        ended = [a.text for a in self.answers if a.finish_reason == "stop" and not a.stop]
+        await require_met(self.generate.json_schema, ended)
 
     def fail(self) -> None:
         """It cannot go on: each answer is what was handed out of it, and says ``error``."""
         for answer in self.answers:
             answer.fail()
+
+    def leave(self) -> None:
+        """Nobody takes the rest: what has not ended fails."""
+        for answer in self.answers:
+            if not answer.finish_reason:
+                answer.fail()
 
     def turns(self, ended_at: float) -> tuple[list[Turn], dict[Digest, bytes]]:
         """One turn per choice, and the arrays that they refer to by digest."""

@@ -4,6 +4,7 @@ Which routes there are: app.py. What each protocol's requests look like: openai/
 """
 
 import asyncio
+import logging
 import time
 from functools import partial
 
@@ -32,6 +33,8 @@ from serving.reply import Reply
 from serving.routing import Caller
 from serving.under_way import Place, UnderWay, refusal
 from serving.versions import Versions
+
+_log = logging.getLogger("espalier.serving")
 
 
 class Gateway:
@@ -121,10 +124,25 @@ class Gateway:
             raise
 
     async def reload(self) -> None:
-        """Read keys, limits and pauses again, and end what was killed."""
-        for rules in (self.keys, self.quota, self.pauses, self.metrics):
-            await asyncio.to_thread(rules.reload)
+        """Read pauses, keys and limits again, and end what was killed.
+
+        Raises:
+            Exception: what the first of them failed with; the others are read all the same.
+        """
+        failed: list[Exception] = []
+        # Each by itself: one that cannot be read must not leave a kill without effect.
+        for rules in (self.pauses, self.keys, self.quota, self.metrics):
+            try:
+                await asyncio.to_thread(rules.reload)
+            except Exception as error:
+                _log.warning("%s stay as they were: %s", type(rules).__name__, error)
+                failed.append(error)
+            if rules is self.pauses:
+                self.under_way.end_killed(self.pauses)
+        # Once more: of a request that came in while they were read.
         self.under_way.end_killed(self.pauses)
+        if failed:
+            raise failed[0]
 
     async def address(self, model: str, key: Key) -> Digest | None:
         """The adapter that `model` means now; None is the base.
@@ -138,17 +156,26 @@ class Gateway:
         if exact is None:
             return alias.releases.champion()
         try:
-            return await self.admission.exact(exact)
+            return await self.admission.exact(exact, self._journals(alias))
         except NotFoundError as error:
             raise _no_model(model, alias.name) from error
 
-    def models(self, key: Key) -> list[str]:
+    async def models(self, key: Key) -> list[str]:
         """What this key may ask for by name."""
         names = [alias.name for alias in self.aliases if alias.may_address(key)]
         if not key.exact:
             return names
-        exact = ("base", *self.versions.resident)
-        return names + [f"{self.aliases.main.name}@{version}" for version in exact]
+        main = self.aliases.main
+        exact = [
+            version
+            for version in self.versions.resident
+            if await self.admission.may_name(version, self._journals(main))
+        ]
+        return names + [f"{main.name}@{version}" for version in ("base", *exact)]
+
+    def _journals(self, alias: Alias) -> tuple[str, ...]:
+        """Whose versions can be named with this alias: its own, and everybody's."""
+        return alias.name, self.aliases.main.name
 
     async def reply(self, place: Place, session: str | None, ask: Ask, shape: Shape) -> Reply:
         """The answer to come, with its version leased and its tokens reserved from this moment.
@@ -167,7 +194,13 @@ class Gateway:
                 code="context_length_exceeded",
             )
         key = place.key
-        adapter = await self._route(place, session, ask)
+        alias, exact = self._parse(ask.model, key)
+        adapter = await self.address(ask.model, key)
+        # Before a route pins its session: what is refused leaves nothing behind.
+        most = ask.n * min(ask.max_tokens or room, room)
+        charge = self.quota.reserve(key, prompt_tokens=len(ask.prompt_ids), max_new_tokens=most)
+        if exact is None:
+            adapter = self._route(alias, place, session, ask)
         generate = Generate(
             adapter=adapter,
             prompt_ids=ask.prompt_ids,
@@ -200,11 +233,7 @@ class Gateway:
             answers=[Answer(self.template, stops=ask.stops, tools=ask.tools) for _ in range(ask.n)],
             started_at=time.time(),
         )
-        most = generate.n * generate.max_tokens
-        place.carry(
-            exchange,
-            self.quota.reserve(key, prompt_tokens=len(ask.prompt_ids), max_new_tokens=most),
-        )
+        place.carry(exchange, charge)
         self.counts.requests += 1
         return Reply(
             place,
@@ -219,11 +248,8 @@ class Gateway:
             headers=self.quota.headers(key),
         )
 
-    async def _route(self, place: Place, session: str | None, ask: Ask) -> Digest | None:
+    def _route(self, alias: Alias, place: Place, session: str | None, ask: Ask) -> Digest | None:
         """The version for this request, which a rollout may compare with others."""
-        alias, exact = self._parse(ask.model, place.key)
-        if exact is not None:
-            return await self.address(ask.model, place.key)
         caller = Caller(
             key_id=place.key.key_id, session=session, user=ask.user, messages=ask.messages
         )

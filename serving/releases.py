@@ -29,7 +29,9 @@ _log = logging.getLogger("espalier.releases")
 
 
 class Releases:
-    """One alias. Lives on the gateway's event loop; one move at a time."""
+    """One alias. Lives on the gateway's event loop; one move at a time, one version proven at a
+    time. What loads or proves waits for the engine, so it never holds up a rollback or a kill.
+    """
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class Releases:
         self._last_move: Release | None = None
         self._problem = "the gateway is starting"
         self._moving = asyncio.Lock()
+        """For the journal's next entry alone: nothing waits for the engine while holding it."""
+        self._proving = asyncio.Lock()
 
     @property
     def ready(self) -> bool:
@@ -105,29 +109,29 @@ class Releases:
         Raises:
             EspalierError: it cannot be served. What was served goes on, and this tries again.
         """
-        if self._moving.locked():
+        if self._proving.locked():
             return
-        async with self._moving:
-            entry = await asyncio.to_thread(journal.current, self._database, self.alias)
-            if entry is not None and entry == self._entry:
+        async with self._proving:
+            entry = await self._written()
+            if entry == self._entry:
                 return
-            if entry is None:
-                entry = await self._write(
-                    Release(
-                        alias=self.alias, generation=1, adapter=None, previous=None,
-                        reason="start", approvals=(), actor=SYSTEM, at=self._clock(),
-                    )
-                )  # fmt: skip
             trying = entry.trying
             candidate = trying.candidate if trying is not None else None
             self._versions.keep(self.alias, entry.adapter, entry.previous, candidate)
             if entry.adapter is not None:
                 await self._admission.prove(entry.adapter)
             await self._prepare_previous(entry)
-            if candidate is not None:
-                entry = await self._prepare_candidate(entry, candidate)
-            last = await asyncio.to_thread(journal.last_move, self._database, self.alias)
-            self._entry, self._last_move = entry, last
+            unfit = "" if candidate is None else await self._unfit(candidate)
+            async with self._moving:
+                if await self._written() != entry:
+                    return  # a kill or a rollback was first
+                self._last_move = await asyncio.to_thread(
+                    journal.last_move, self._database, self.alias
+                )
+                if unfit:
+                    await self._stop(entry, SYSTEM, unfit)
+                else:
+                    self._entry = entry
 
     async def release(self, request: ReleaseRequest) -> dict[str, Any]:
         """Move the alias to an approved adapter, or begin to try it out where settings say so.
@@ -139,20 +143,19 @@ class Releases:
             EspalierError: a check says no (audited as ``alias.refused``), or somebody was first.
         """
         began = time.perf_counter()
-        async with self._moving:
-            now = self.entry()
-            require_generation(now, request.expected_generation)
-            require_nothing_tried(now)
-            require_another(now, request.adapter)
+        async with self._proving:
+            now = self._may_release(request)
             # Held from here on, so that no other request's end releases it before it is kept.
             with self._versions.lease(request.adapter):
                 gaps = await self._admission.approve(request, champion=now.adapter)
                 said: dict[str, Any] = {"approvals": request.approvals, "actor": request.actor}
-                if self._rollout.staged:
-                    first = self._first_stage(request.adapter)
-                    moved = await self._move(now, **_try_out(first), **said)
-                else:
-                    moved = await self._move(now, reason="release", adapter=request.adapter, **said)
+                async with self._moving:
+                    now = self._may_release(request)
+                    if self._rollout.staged:
+                        said |= _try_out(self._first_stage(request.adapter))
+                    else:
+                        said |= {"reason": "release", "adapter": request.adapter}
+                    moved = await self._move(now, **said)
         return {"release": msgspec.to_builtins(moved), "probe": gaps, "ms": _since(began)}
 
     async def advance(self, seen: Release) -> None:
@@ -186,24 +189,22 @@ class Releases:
             ConflictError: there is nothing to go back to, or it was gone back to already.
         """
         began = time.perf_counter()
+        before = self.entry()
+        if before.trying is None:
+            self._require_released()
+            if before.previous is not None and not self._versions.proven(before.previous):
+                await self._admission.prove(before.previous)
         async with self._moving:
             now = self.entry()
             if now.trying is not None:
                 moved = await self._stop(now, actor, reason)
-                return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
-            # Back from a rollback or a kill would be forward, to what somebody just took away.
-            if not self._was_released:
-                last = self._last_move.reason if self._last_move else "start"
-                raise ConflictError(
-                    f"{self.alias} was last moved by {last!r}, not by a release: "
-                    "there is nothing to roll back",
-                    next_step="espalier release N serves an approved round's adapter again",
+            else:
+                self._require_released()
+                # Else nobody looked at what it would go back to.
+                require_generation(now, before.generation)
+                moved = await self._move(
+                    now, reason="rollback", adapter=now.previous, actor=actor, comment=reason
                 )
-            if now.previous is not None and now.previous not in self._versions.resident:
-                await self._admission.prove(now.previous)
-            moved = await self._move(
-                now, reason="rollback", adapter=now.previous, actor=actor, comment=reason
-            )
         return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
 
     async def kill(self, *, actor: str, reason: str) -> dict[str, Any]:
@@ -212,13 +213,30 @@ class Releases:
         async with self._moving:
             last = await asyncio.to_thread(journal.current, self._database, self.alias)
             # The base needs no adapter, so this works also while the alias cannot be served.
-            now = self._entry or last or self.entry()
+            now = last or self.entry()
             moved = await self._move(now, reason="kill", adapter=None, actor=actor, comment=reason)
         return {"release": msgspec.to_builtins(moved), "ms": _since(began)}
 
     @property
     def _was_released(self) -> bool:
         return self._last_move is not None and self._last_move.reason == "release"
+
+    def _may_release(self, request: ReleaseRequest) -> Release:
+        now = self.entry()
+        require_generation(now, request.expected_generation)
+        require_nothing_tried(now)
+        require_another(now, request.adapter)
+        return now
+
+    def _require_released(self) -> None:
+        # Back from a rollback or a kill would be forward, to what somebody just took away.
+        if not self._was_released:
+            last = self._last_move.reason if self._last_move else "start"
+            raise ConflictError(
+                f"{self.alias} was last moved by {last!r}, not by a release: "
+                "there is nothing to roll back",
+                next_step="espalier release N serves an approved round's adapter again",
+            )
 
     async def _stop(self, now: Release, actor: str, why: str, **detail: Any) -> Release:
         candidate = now.trying.candidate if now.trying else None
@@ -266,6 +284,16 @@ class Releases:
             journal.append, self._database, entry, comment=comment, **detail
         )
 
+    async def _written(self) -> Release:
+        """The journal's last entry; its first is written where there is none."""
+        entry = await asyncio.to_thread(journal.current, self._database, self.alias)
+        return entry or await self._write(
+            Release(
+                alias=self.alias, generation=1, adapter=None, previous=None,
+                reason="start", approvals=(), actor=SYSTEM, at=self._clock(),
+            )
+        )  # fmt: skip
+
     async def _prepare_previous(self, entry: Release) -> None:
         """The rollback target; without it the alias is served all the same."""
         if entry.previous is None:
@@ -275,15 +303,15 @@ class Releases:
         except EspalierError as error:
             _log.warning("no rollback target: %s", error)
 
-    async def _prepare_candidate(self, entry: Release, candidate: Digest) -> Release:
-        """The version that was being tried out; where it is not fit any more, that is over."""
+    async def _unfit(self, candidate: Digest) -> str:
+        """Why the version that was being tried out cannot be any more; empty where it can."""
         try:
             await self._admission.prove(candidate)
         except UnavailableError:
             raise
         except EspalierError as error:
-            return await self._stop(entry, SYSTEM, f"not fit to be loaded again: {error.message}")
-        return entry
+            return f"not fit to be loaded again: {error.message}"
+        return ""
 
     def _first_stage(self, candidate: Digest) -> Rollout:
         stages = self._rollout.stages

@@ -1,11 +1,13 @@
 """An HTTP answer that runs the exchange: whole or as a stream of events.
 
 It stops the engine when the client leaves, tells an error (before the first byte by raising it,
-after it as an event of the protocol) and taps before the last byte. Where the engine dies in the
-middle, the turn that is logged holds what was sent, and says ``error``.
+after it as an event of the protocol) and taps before the last byte. Where a stream breaks off in
+the middle, the turn that is logged holds what was sent, and says ``error``: also where the client
+left, which may have read everything but the end.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 
@@ -20,6 +22,11 @@ from serving.exchange import Exchange, Piece, TapCounts, hand_in, until_durable
 from serving.openai_errors import ApiError, from_espalier
 from serving.under_way import Place
 from serving.versions import Lease, Versions
+
+KILLED_SEND_S = 1.0
+"""How long a client may take to read that it was killed. Other clients: connections.py."""
+
+_log = logging.getLogger("espalier.reply")
 
 
 class Reply(Response):
@@ -50,6 +57,7 @@ class Reply(Response):
         self._stream = stream
         self._limits_left = headers
         self._started = False
+        self._handed_in = False
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,10 +101,27 @@ class Reply(Response):
         except asyncio.CancelledError:
             killed = self._place.spare()
             if killed is None:
+                self._leave()
                 raise
-            await self._fail(send, killed)
+            await self._fail_killed(send, killed)
         except (ApiError, EspalierError) as error:
             await self._fail(send, error if isinstance(error, ApiError) else from_espalier(error))
+        except Exception:
+            _log.exception("answer %s broke off", self._exchange.request_id)
+            await self._fail(send, ApiError(500, "an error of ours", kind="server_error"))
+
+    def _leave(self) -> None:
+        """Whoever it is that goes, the client has what was sent."""
+        if self._started:
+            self._exchange.leave()
+            self._hand_in()
+
+    async def _fail_killed(self, send: Send, killed: ApiError) -> None:
+        try:
+            async with asyncio.timeout(KILLED_SEND_S):
+                await self._fail(send, killed)
+        except TimeoutError:
+            _log.warning("a killed client does not read: %s is cut", self._exchange.request_id)
 
     async def _fail(self, send: Send, error: ApiError) -> None:
         self._counts.failed += 1
@@ -110,7 +135,7 @@ class Reply(Response):
         async with aclosing(self._run()) as steps:
             async for _ in steps:
                 self._place.token()
-        self._exchange.require_schema_met()
+        await self._exchange.require_schema_met()
         await self._send_last(send, lambda: self._shape.whole(self._exchange))
 
     async def _send_stream(self, send: Send) -> None:
@@ -125,17 +150,24 @@ class Reply(Response):
                 events += [self._shape.piece(self._exchange, *piece) for piece in pieces]
                 if body := b"".join(events):
                     await self._send(send, body)
-        self._exchange.require_schema_met()
+        await self._exchange.require_schema_met()
         await self._send_last(send, lambda: self._shape.end(self._exchange))
 
     async def _send_last(self, send: Send, make: Callable[[], bytes]) -> None:
         """What ends the answer; it is written while the turn is made durable, and sent after."""
-        waiting = hand_in(self._exchange, self._ingest)
+        waiting = self._hand_in()
         body = make()
         await until_durable(waiting, self._counts)
         if not self._started:
             await self._start(send, b"application/json", len(body))
         await self._send(send, body, end=True)
+
+    def _hand_in(self) -> list["asyncio.Future[None]"]:
+        """Once: what ends an answer may come while the tap waits, and the log forgets nothing."""
+        if self._handed_in:
+            return []
+        self._handed_in = True
+        return hand_in(self._exchange, self._ingest)
 
     def _run(self) -> AsyncGenerator[Iterable[Piece], None]:
         return self._exchange.run(self._engine, self._versions, streaming=self._stream)

@@ -98,9 +98,9 @@ class Router:
             adapter = trying.candidate
         if self._pins is None or not pinned:
             return Route(adapter=adapter, entry=entry, name=name, side=side)
-        pin = self._pins.find(name, now)
+        pin = self._pins.find(caller, now)
         if pin is None or not self._releases.stands(pin.adapter):
-            self._pins.put(name, adapter, entry.generation, now)
+            self._pins.put(caller, adapter, entry.generation, now)
         else:
             adapter = pin.adapter
             # Who came with a version from before this stage is in no group: else one group would
@@ -117,27 +117,37 @@ class _Pin(msgspec.Struct):
 
 
 class _Pins:
-    """A bounded table; the session that was quiet longest makes room."""
+    """A bounded table. The key with most pins makes room, by its session that was quiet longest:
+    no key can push out another's by asking more.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._by_name: OrderedDict[str, _Pin] = OrderedDict()
+        self._total = 0
+        self._by_key: dict[str, OrderedDict[str, _Pin]] = {}
 
-    def find(self, name: str, now: float) -> _Pin | None:
+    def find(self, caller: Caller, now: float) -> _Pin | None:
         """The pin that holds now; using it keeps it."""
-        pin = self._by_name.get(name)
+        pins = self._by_key.get(caller.key_id)
+        pin = None if pins is None else pins.get(caller.name)
         if pin is None or now - pin.used_at > IDLE_S or now - pin.made_at > MAX_AGE_S:
             return None
         pin.used_at = now
-        self._by_name.move_to_end(name)
+        self._by_key[caller.key_id].move_to_end(caller.name)
         return pin
 
-    def put(self, name: str, adapter: Digest | None, generation: int, now: float) -> None:
+    def put(self, caller: Caller, adapter: Digest | None, generation: int, now: float) -> None:
         """Pin a session anew."""
-        self._by_name[name] = _Pin(adapter, generation, now, now)
-        self._by_name.move_to_end(name)
-        while len(self._by_name) > self._most:
-            self._by_name.popitem(last=False)
+        pins = self._by_key.setdefault(caller.key_id, OrderedDict())
+        self._total += caller.name not in pins
+        pins[caller.name] = _Pin(adapter, generation, now, now)
+        pins.move_to_end(caller.name)
+        while self._total > self._most:
+            key_id = max(self._by_key, key=lambda one: len(self._by_key[one]))
+            self._by_key[key_id].popitem(last=False)
+            self._total -= 1
+            if not self._by_key[key_id]:
+                del self._by_key[key_id]
 
 
 def _role(message: Any) -> Any:

@@ -1,32 +1,36 @@
 """Answers that have to meet a JSON schema: the schema is judged before, the answer after.
 
 The engine keeps to the schema token by token. What it could not keep to is refused here, before
-anything is sampled. A reference to a schema elsewhere is refused, never fetched.
+anything is sampled. Both judgements are made in processes with limits, never on the event loop.
+A reference to a schema elsewhere is refused, never fetched.
 """
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped] # no stubs in the environment
 import msgspec
-from referencing import Registry
 
 from policies.redaction import MAX_NESTING, is_too_deep
 from serving.openai_errors import ApiError
 from serving.schema_judge import CPU_S, MEMORY_BYTES
 
 SCHEMA_MAX_BYTES = 64 << 10
-_JUDGE_S = 10.0
-"""Of the clock, on a machine that is busy."""
-_judges = ThreadPoolExecutor(max_workers=2, thread_name_prefix="schema")
+_CHECK_S = 2.0
+"""Longest time that finished answers wait for their check."""
+_of_schemas = ThreadPoolExecutor(max_workers=2, thread_name_prefix="schema")
+_of_answers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="answer")
+_own = threading.local()
+"""Each thread has a judge of its own: a process, started for its first job."""
 _ANY_OBJECT = '{"type":"object"}'
-_NOTHING_ELSEWHERE: Registry[Any] = Registry()
+_log = logging.getLogger("espalier.schema")
 
 
 def schema_of(wanted: Mapping[str, Any] | None, param: str) -> str:
@@ -70,63 +74,70 @@ async def require_possible(schema: str, param: str) -> None:
     """
     if not schema:
         return
-    problem = await asyncio.get_running_loop().run_in_executor(_judges, _problem_with, schema)
+    loop = asyncio.get_running_loop()
+    try:
+        problem = await loop.run_in_executor(_of_schemas, _problem_with, schema)
+    except _NoVerdict:
+        problem = f"it takes more than {CPU_S} seconds or {MEMORY_BYTES >> 20} MiB to compile"
     if problem:
         raise ApiError(
             400, f"no answer can be held to this schema: {problem}", param=param, code="bad_schema"
         )
 
 
-def require_met(schema: str, answer: str) -> None:
-    """Raise unless a finished answer meets the schema that was asked for.
+async def require_met(schema: str, answers: Sequence[str]) -> None:
+    """Raise unless finished answers meet the schema that was asked for.
+
+    The engine held them to it already: what cannot be checked in time is logged, and passes.
 
     Raises:
         ApiError: 500; the engine did not keep to it.
     """
+    loop = asyncio.get_running_loop()
+    check = loop.run_in_executor(_of_answers, _judge, schema, answers)
     try:
-        _validator(schema).validate(json.loads(answer))
-    except (ValueError, jsonschema.ValidationError) as error:
-        why = error.message if isinstance(error, jsonschema.ValidationError) else str(error)
+        why = await asyncio.wait_for(check, _CHECK_S)
+    except (TimeoutError, _NoVerdict):
+        _log.warning("answers under a schema were not checked: that takes too long")
+        return
+    if why:
         raise ApiError(
             500,
-            f"the engine's answer does not meet the schema: {why[:300]}",
+            f"the engine's answer does not meet the schema: {why}",
             kind="server_error",
             code="schema_not_met",
-        ) from error
+        )
+
+
+class _NoVerdict(Exception):
+    """The judge did not come to an end within its limits."""
 
 
 @lru_cache(maxsize=1024)
 def _problem_with(schema: str) -> str:
-    try:
-        judged = subprocess.run(
+    # What raises is not kept: on a machine that is less busy there may be a verdict.
+    return _judge(schema, None)
+
+
+def _judge(schema: str, answers: Sequence[str] | None) -> str:
+    judge: subprocess.Popen[str] | None = getattr(_own, "judge", None)
+    if judge is None or judge.poll() is not None:
+        judge = _own.judge = subprocess.Popen(
             [sys.executable, "-m", "serving.schema_judge"],
-            input=schema, capture_output=True, text=True, timeout=_JUDGE_S, check=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-    except subprocess.SubprocessError:
-        return f"it takes more than {CPU_S} seconds or {MEMORY_BYTES >> 20} MiB to compile"
-    return judged.stdout
-
-
-def _held_by_the_engine(*_: Any) -> Iterator[Any]:
-    # Python would go back and forth over a hard pattern for ever, and the gateway with it.
-    return iter(())
-
-
-def _additional(validator: Any, extra: Any, answer: Any, schema: Mapping[str, Any]) -> Any:
-    usual = jsonschema.Draft202012Validator.VALIDATORS["additionalProperties"]
-    return None if "patternProperties" in schema else usual(validator, extra, answer, schema)
-
-
-_Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    {
-        "pattern": _held_by_the_engine,
-        "patternProperties": _held_by_the_engine,
-        "additionalProperties": _additional,
-    },
-)
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
-    return _Validator(json.loads(schema), registry=_NOTHING_ELSEWHERE)
+    jobs, verdicts = judge.stdin, judge.stdout
+    if jobs is None or verdicts is None:
+        raise _NoVerdict
+    try:
+        jobs.write(json.dumps([schema, answers]) + "\n")
+        jobs.flush()
+        said = verdicts.readline()
+    except OSError as error:
+        raise _NoVerdict from error
+    if not said:
+        judge.communicate()
+    verdict = json.loads(said or "null")
+    if verdict is None:
+        raise _NoVerdict
+    return str(verdict)

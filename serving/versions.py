@@ -1,5 +1,7 @@
 """Which adapters are resident in the engine for the gateway, and who is using them.
 
+What is resident answers only once it is proven, and what is loaded again is proven again.
+
 A request leases its version from the moment the alias is resolved until its last byte. A version
 is released when no request holds it and no alias keeps it: as its champion, the one before that,
 or the candidate that is being tried out.
@@ -7,10 +9,12 @@ or the candidate that is being tried out.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 
 from appliance.core.digests import Digest, short
-from appliance.core.errors import EspalierError
+from appliance.core.errors import EspalierError, UnavailableError
 from appliance.engine.client import AsyncEngine
 
 HOLDER = "serving"
@@ -22,8 +26,12 @@ class Versions:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.proof: Callable[[Digest], Awaitable[object]] = _no_proof
+        """Raises unless the engine holds what was trained. Admission sets it."""
         self._uses: dict[Digest, int] = {}
         self._resident: dict[Digest, None] = {}
+        self._proven: set[Digest] = set()
+        self._loading: dict[Digest, asyncio.Task[None]] = {}
         self._guests: set[Digest] = set()
         """Addressed by digest; they stay until somebody needs the room."""
         self._kept: dict[str, set[Digest]] = {}
@@ -81,16 +89,66 @@ class Versions:
             if guest:
                 self._guests.add(adapter)
 
+    def proven(self, adapter: Digest | None) -> bool:
+        """Whether it may answer: it is resident, and was proven since it was loaded."""
+        return adapter is None or (adapter in self._proven and adapter in self._resident)
+
+    def proved(self, adapter: Digest) -> None:
+        """A proof of what is resident now was good."""
+        self._proven.add(adapter)
+
+    async def ready(self, adapter: Digest, *, guest: bool = False) -> None:
+        """Make a version resident and proven. All who ask at once wait for the same proof.
+
+        Raises:
+            EspalierError: as `prepare` and `proof`.
+        """
+        if self.proven(adapter):
+            return
+        task = self._loading.get(adapter)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._load(adapter, guest))
+            self._loading[adapter] = task
+            task.add_done_callback(lambda done: self._loaded(adapter, done))
+        await asyncio.shield(task)
+
+    async def require_ready(self, adapter: Digest | None) -> None:
+        """Before a request that was routed to it: what it waits for is the engine's business.
+
+        Raises:
+            UnavailableError: it is not proven, and cannot be now.
+        """
+        if adapter is None or self.proven(adapter):
+            return
+        try:
+            await self.ready(adapter)
+        except EspalierError as error:
+            raise UnavailableError(
+                f"adapter {short(adapter)} cannot answer: {error.message}"
+            ) from error
+
     async def load_again(self, adapter: Digest) -> None:
-        """Prepare a version that the engine says it does not have."""
-        self._resident.pop(adapter, None)
-        await self.prepare(adapter, guest=adapter in self._guests)
+        """Load and prove a version that the engine says it does not have.
+
+        Raises:
+            UnavailableError: it cannot be now.
+        """
+        if self.proven(adapter):  # else somebody is at it
+            self._proven.discard(adapter)
+            self._resident.pop(adapter, None)
+        await self.require_ready(adapter)
 
     async def restore(self, resident: list[Digest]) -> None:
         """Load what should be resident and, as the engine's own list says, is not."""
-        for adapter in [a for a in self._resident if a not in resident]:
+        lost = [a for a in self._resident if a not in resident and self.proven(a)]
+        self._proven.difference_update(lost)
+        for adapter in lost:
             _log.warning("the engine lost adapter %s: loading it again", short(adapter))
-            await self.load_again(adapter)
+            self._resident.pop(adapter, None)
+            try:
+                await self.require_ready(adapter)
+            except UnavailableError as error:
+                _log.warning("%s", error.message)
 
     def keep(self, alias: str, *adapters: Digest | None) -> None:
         """From now on `alias` keeps these resident; a version that no alias keeps goes when its
@@ -100,10 +158,24 @@ class Versions:
         self._guests -= self._kept[alias]
         self._release_unused()
 
-    def drop(self, adapter: Digest) -> None:
-        """A version that did not make it: release it as soon as nobody uses it."""
-        self._guests.discard(adapter)
-        self._release_unused()
+    async def _load(self, adapter: Digest, guest: bool) -> None:
+        with self.lease(adapter):
+            await self.prepare(adapter, guest=guest)
+            try:
+                await self.proof(adapter)
+            except EspalierError:
+                # Whoever asks again has it loaded from its files again.
+                async with self._changing:
+                    self._forget(adapter)
+                    with suppress(EspalierError):
+                        await self._engine.release(adapter, HOLDER)
+                raise
+            self.proved(adapter)
+
+    def _loaded(self, adapter: Digest, task: "asyncio.Task[None]") -> None:
+        del self._loading[adapter]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it
 
     async def settle(self) -> None:
         """Return once the releases that were begun are done."""
@@ -130,7 +202,12 @@ class Versions:
 
     def _forget(self, adapter: Digest) -> None:
         self._resident.pop(adapter, None)
+        self._proven.discard(adapter)
         self._guests.discard(adapter)
+
+
+async def _no_proof(adapter: Digest) -> None:
+    raise UnavailableError(f"nobody can prove adapter {short(adapter)} here")
 
 
 class Lease:

@@ -164,6 +164,8 @@ class Rollout(Section, frozen=True, kw_only=True):
     """Conversations that both answer before anybody sees the candidate's answers; 0 omits it."""
     stage_requests: Count = 100
     """Pairs of sessions, one of each side, before the next stage."""
+    stage_minutes: Annotated[float, Meta(ge=0)] = 5.0
+    """A stage lasts at least so long, however many ask: those who are hurt have time to be seen."""
     alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
     """Share of the rollouts that may be stopped although the candidate does nothing worse."""
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1)] = get_args(Metric)

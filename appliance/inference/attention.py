@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from appliance.inference import steady
 from appliance.inference.architecture import Architecture
-from appliance.inference.kv_pages import Rows
+from appliance.inference.kv_pages import KVRows
 from appliance.inference.model import padded_index
 
 
@@ -18,21 +18,25 @@ class Decode:
     def __init__(
         self,
         shape: Architecture,
-        cache: Rows,
+        cache: KVRows,
         positions: Tensor,
         count: int,
         longest: int,
         dtype: torch.dtype,
+        writes: Tensor | None = None,
     ) -> None:
         """positions: (tokens,) index of each new token. Only the first `count` are rows' own.
 
-        longest: the largest of them, + 1.
+        longest: the largest of them, + 1. writes: (count,) the row that each is written to, where
+        that is not the row that it stands for.
         """
         device = positions.device
         self._shape, self._cache = shape, cache
         self._count, self._length = count, steady.keys(longest)
+        padded = len(positions)
         positions = positions[:count]
-        self._where = cache.where(torch.arange(count, device=device), positions)
+        rows = torch.arange(count, device=device) if writes is None else writes
+        self._where = cache.where(rows, positions)
         hidden = torch.arange(self._length, device=device) > positions[:, None]
         mask = torch.zeros((count, self._length), device=device, dtype=dtype)
         self._mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
@@ -40,26 +44,28 @@ class Decode:
         # Only float32 promises the same numbers in any company.
         asked = steady.queries(self._group) if dtype == torch.float32 else self._group
         self._asked = torch.arange(asked, device=device).clamp_(max=self._group - 1)
+        wide = shape.num_heads * shape.head_size
+        # Rows that are nobody's attend to nothing; one buffer serves all layers.
+        self._out = torch.zeros((padded, wide), device=device, dtype=dtype)
+        self._own = self._out[:count].view(count, shape.num_kv_heads, self._group, shape.head_size)
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """One layer. See `model.Attend`."""
         shape, count, group = self._shape, self._count, self._group
         wide = shape.num_heads * shape.head_size
-        self._cache.write(layer, self._where, qkv[:count, wide:])
+        own = qkv[:count]
+        self._cache.write(layer, self._where, own[:, wide:])
         kv = self._cache.read(layer, slice(count), self._length)
         kv = kv.view(count, self._length, 2, shape.num_kv_heads, shape.head_size)
         keys, values = kv.permute(2, 0, 3, 1, 4).unbind(0)
         # The query heads of one key head stand where a sequence's queries would: no copies of keys.
-        queries = qkv[:count, :wide].view(count, shape.num_kv_heads, group, shape.head_size)
+        queries = own[:, :wide].view(count, shape.num_kv_heads, group, shape.head_size)
         if len(self._asked) > group:
+            # Real copies: queries without a stride go to another kernel.
             queries = queries.index_select(2, self._asked)
         found = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
-        found = found[:, :, :group]
-        if count == len(qkv):
-            return found.reshape(count, wide)
-        out = qkv.new_zeros(len(qkv), wide)
-        out[:count].view(found.shape).copy_(found)
-        return out
+        self._own.copy_(found[:, :, :group])
+        return self._out
 
 
 class Fill:
@@ -68,7 +74,7 @@ class Fill:
     def __init__(
         self,
         shape: Architecture,
-        cache: Rows,
+        cache: KVRows,
         first_row: int,
         starts: Sequence[int],
         counts: Sequence[int],

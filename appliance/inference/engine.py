@@ -213,9 +213,9 @@ class Engine:
         """Draw the next token of `count` decoding rows from `first` on, and hand it out."""
         rows = slice(first, first + count)
         sequences = self._schedule.running[rows]
-        for sequence, row in zip(sequences, logits, strict=False):
+        for index, sequence in enumerate(sequences):
             if sequence.watch is not None:
-                sequence.watch.forbid(row)
+                sequence.watch.forbid(logits[index])
         ids, logprobs, probs = sample(logits[:count], self._schedule.rows.batch(rows))
         drawn = ids.cpu()
         self._schedule.rows.advance(rows, drawn.numpy())

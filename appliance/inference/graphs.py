@@ -28,6 +28,7 @@ class _Inputs:
 
     ids: Tensor
     positions: Tensor
+    writes: Tensor
     strangers: Tensor
 
 
@@ -53,12 +54,14 @@ class Graphs:
         num_rows = min(_power_of_two(max(count, _FEWEST_ROWS)), len(rows.last_id))
         num_keys = min(_power_of_two(max(longest, _FEWEST_KEYS)), self.pages.longest)
         size = (num_rows, num_keys, self.lora.rank if max(slots) >= 0 else 0)
-        self.pages.disown(slice(count, num_rows))
         new = None if size in self._steps else self._inputs(size)
         inputs = new or self._steps[size].inputs
         inputs.ids.copy_(torch.from_numpy(rows.last_id[:num_rows]))
         inputs.positions.copy_(torch.from_numpy(rows.position[:num_rows]))
         inputs.positions[count:] = 0
+        # The rows after those that decode are being filled: nobody's tokens must not go there.
+        inputs.writes[count:] = self.pages.nobody
+        torch.arange(count, out=inputs.writes[:count])
         if size[2]:
             inputs.strangers.copy_(self.lora.strangers(slots + [-1] * (num_rows - count)))
         if new is not None:
@@ -69,12 +72,22 @@ class Graphs:
 
     def _inputs(self, size: Size) -> _Inputs:
         device = self.model.device
-        ids, positions = torch.zeros((2, size[0]), dtype=torch.int64, device=device).unbind(0)
-        return _Inputs(ids, positions, self.lora.strangers([-1] * size[0]))
+        ids, positions, writes = (
+            torch.zeros(size[0], dtype=torch.int64, device=device) for _ in range(3)
+        )
+        return _Inputs(ids, positions, writes, self.lora.strangers([-1] * size[0]))
 
     def _run(self, size: Size, inputs: _Inputs) -> Tensor:
         model, (num_rows, num_keys, rank) = self.model, size
-        attend = Decode(model.shape, self.pages, inputs.positions, num_rows, num_keys, model.dtype)
+        attend = Decode(
+            model.shape,
+            self.pages,
+            inputs.positions,
+            num_rows,
+            num_keys,
+            model.dtype,
+            inputs.writes,
+        )
         terms = self.lora.terms_of_all(inputs.strangers) if rank else None
         return model.logits(model.hidden(inputs.ids, inputs.positions, attend, terms))
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from appliance.inference.mapped_memory import MappedMemory, most_mappings
 BLOCK = 16
 
 
-class Rows(Protocol):
+class KVRows(Protocol):
     """Rows of keys, then values. `where` says where a row's position is written."""
 
     def where(self, rows: Tensor, positions: Tensor) -> Tensor:
@@ -45,19 +44,19 @@ class PlainRows:
         self._length = data.shape[2]
 
     def where(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """See Rows."""
+        """See KVRows."""
         return rows * self._length + positions
 
     def write(self, layer: int, where: Tensor, kv: Tensor) -> None:
-        """See Rows."""
+        """See KVRows."""
         self._flat[layer].index_copy_(0, where, kv)
 
     def read(self, layer: int, rows: slice, length: int) -> Tensor:
-        """See Rows."""
+        """See KVRows."""
         return self._layers[layer][rows, :length]
 
 
-class Pages(Rows, Protocol):
+class Pages(KVRows, Protocol):
     """Rows that are made of blocks."""
 
     block: int
@@ -178,22 +177,19 @@ class GatheredPages(_Pool):
     ) -> None:
         self.block = BLOCK
         self.count = max_tokens // BLOCK
-        # One block more than there is to give: rows that are nobody's write there.
+        # One block more than there is to give, and one row, `nobody`, that is made of it alone.
         size = (shape.num_layers, self.count + 1, BLOCK, shape.kv_width)
         self.data = torch.zeros(size, device=device, dtype=dtype)
         self._flat = self.data.view(shape.num_layers, -1, shape.kv_width)
         length = steady.keys(min(shape.context_length, self.count * BLOCK))
-        places = (steady.rows(max_rows), -(-length // BLOCK))
+        self.nobody = steady.rows(max_rows)
+        places = (self.nobody + 1, -(-length // BLOCK))
         self._table = torch.full(places, self.count, dtype=torch.int64, device=device)
 
     @property
     def longest(self) -> int:
         """Tokens that a row has place for."""
         return self._table.shape[1] * BLOCK
-
-    def disown(self, rows: slice) -> None:
-        """Let rows be nobody's: what is written there is lost."""
-        self._table[rows] = self.count
 
     def place(self, row: int, first: int, blocks: Sequence[int]) -> None:
         """See Pages."""
@@ -205,15 +201,15 @@ class GatheredPages(_Pool):
         return True
 
     def where(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """See Rows."""
+        """See KVRows."""
         return self._table[rows, positions // BLOCK] * BLOCK + positions % BLOCK
 
     def write(self, layer: int, where: Tensor, kv: Tensor) -> None:
-        """See Rows."""
+        """See KVRows."""
         self._flat[layer].index_copy_(0, where, kv)
 
     def read(self, layer: int, rows: slice, length: int) -> Tensor:
-        """See Rows."""
+        """See KVRows."""
         return self.data[layer][self._table[rows, : length // BLOCK]].flatten(1, 2)
 
 
@@ -227,7 +223,9 @@ def _block_tokens(bytes_per_token: int) -> int:
 
 def _runs(first: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]:
     """(index in the row, first block, how many) of each stretch of neighbours."""
-    at = np.flatnonzero(np.diff(blocks, prepend=-2) != 1).tolist()
+    at = [
+        index for index, block in enumerate(blocks) if not index or block != blocks[index - 1] + 1
+    ]
     return [
         (first + begin, blocks[begin], end - begin) for begin, end in pairwise([*at, len(blocks)])
     ]

@@ -41,6 +41,7 @@ class LoraSlots:
     ) -> None:
         self.slots = slots
         self.rank = 0
+        self._ranks = [0] * len(SITES)  # as they are laid out
         self._sizes = site_sizes(shape)
         self._num_layers = shape.num_layers
         self._device, self._dtype = device, dtype
@@ -51,12 +52,12 @@ class LoraSlots:
     def put(self, slot: int, adapter: AdapterWeights) -> None:
         """Load an adapter into a slot; a smaller rank than the others' is filled up with zeros."""
         if adapter.rank > self.rank:
-            self._widen(-(-adapter.rank // steady.RANK) * steady.RANK)
+            self._widen(adapter.rank)
         for layer, sites in enumerate(adapter.pairs):
             for site, (a, b) in enumerate(sites):
                 rows = self._rows(site, slot, slot + 1)
                 for stacked, part in ((self._a[layer][site], a.t()), (self._b[layer][site], b)):
-                    own = stacked[rows].view(PARTS[site], self.rank, -1)
+                    own = stacked[rows].view(PARTS[site], self._ranks[site], -1)
                     own.zero_()
                     own[:, : adapter.rank] = part.reshape(PARTS[site], adapter.rank, -1)
 
@@ -89,19 +90,22 @@ class LoraSlots:
             rows = [self._rows(site, low, high) for site in range(len(SITES))]
             a = [[x[r].t() for x, r in zip(sites, rows, strict=True)] for sites in self._a]
             b = [
-                [_pieces(x[r], PARTS[i] * self.rank) for i, (x, r) in enumerate(pairs)]
+                [_pieces(x[r], self._width(i)) for i, (x, r) in enumerate(pairs)]
                 for pairs in (list(zip(sites, rows, strict=True)) for sites in self._b)
             ]
             self._spans[low, high] = a, b
         return self._spans[low, high]
 
     def _rows(self, site: int, low: int, high: int) -> slice:
-        width = PARTS[site] * self.rank
-        return slice(low * width, high * width)
+        return slice(low * self._width(site), high * self._width(site))
+
+    def _width(self, site: int) -> int:
+        return PARTS[site] * self._ranks[site]
 
     def _widen(self, rank: int) -> None:
-        old_a, old_b, old_rank = self._a, self._b, self.rank
+        old_a, old_b, old_ranks = self._a, self._b, self._ranks
         self.rank = rank
+        self._ranks = [steady.rank(rank, parts) for parts in PARTS]
         self._spans = {}
         self._a = [
             [self._empty(site, 0) for site in range(len(SITES))] for _ in range(self._num_layers)
@@ -113,11 +117,11 @@ class LoraSlots:
             for new_sites, old_sites in zip(new, old, strict=False):
                 for site, stacked in enumerate(old_sites):
                     groups = self.slots * PARTS[site]
-                    wide = new_sites[site].view(groups, rank, -1)
-                    wide[:, :old_rank] = stacked.view(groups, old_rank, -1)
+                    wide = new_sites[site].view(groups, self._ranks[site], -1)
+                    wide[:, : old_ranks[site]] = stacked.view(groups, old_ranks[site], -1)
 
     def _empty(self, site: int, side: int) -> Tensor:
-        rows = self.slots * PARTS[site] * self.rank
+        rows = self.slots * self._width(site)
         return torch.zeros((rows, self._sizes[site][side]), device=self._device, dtype=self._dtype)
 
 

@@ -13,8 +13,9 @@ ROWS = 4
 """Below four rows MKL multiplies by vectors, and so does a thread that gets fewer."""
 DEPTH = 192
 """The longest sum that MKL does not cut; from twice that on it cuts at multiples of it."""
-RANK = 16
-"""Columns below which MKL multiplies by vectors."""
+COLUMNS = 16
+"""Fewer of them, and MKL adds in another order."""
+_RANK = 8
 _QUERIES = 4
 _KEYS = 16
 _SPLIT = 512
@@ -37,6 +38,11 @@ def keys(count: int) -> int:
     if DEPTH < rest < 2 * DEPTH:
         rest = 2 * DEPTH
     return whole * _SPLIT + -(-rest // _KEYS) * _KEYS
+
+
+def rank(wanted: int, parts: int) -> int:
+    """The rank to give to each of `parts` adapters that stand side by side in one product."""
+    return max(-(-wanted // _RANK) * _RANK, COLUMNS // parts)
 
 
 def padded(index: Tensor, count: int) -> Tensor:

@@ -10,7 +10,7 @@ from serving.anthropic.shapes import MessageShape
 from serving.anthropic.wire import Prompt, parse_messages, parse_prompt
 from serving.ask import Ask
 from serving.gateway import Gateway
-from serving.reading import encode, read_body, read_session
+from serving.reading import encode, read_prompt, read_session
 from serving.structured import require_possible
 from serving.under_way import Place
 
@@ -18,13 +18,12 @@ from serving.under_way import Place
 async def messages(gateway: Gateway, place: Place, request: Request) -> Response:
     """``POST /v1/messages``."""
     session = read_session(request)
-    body = await read_body(request)
-    wanted = parse_messages(body)
+    wanted, size = await read_prompt(request, parse_messages, gateway.context_length)
     gateway.ingest.require_room()
     await require_possible(wanted.json_schema, "output_config")
     ask = Ask(
         model=wanted.model,
-        prompt_ids=await _encode(gateway, wanted, len(body)),
+        prompt_ids=await _encode(gateway, wanted, size),
         messages=wanted.chat_messages,
         tools=wanted.chat_tools,
         max_tokens=wanted.max_tokens,
@@ -40,10 +39,9 @@ async def messages(gateway: Gateway, place: Place, request: Request) -> Response
 
 async def count_tokens(gateway: Gateway, place: Place, request: Request) -> Response:
     """``POST /v1/messages/count_tokens``: what the prompt would cost, by the base's template."""
-    body = await read_body(request)
-    wanted = parse_prompt(body)
+    wanted, size = await read_prompt(request, parse_prompt, gateway.context_length)
     await gateway.address(wanted.model, place.key)
-    count = len(await _encode(gateway, wanted, len(body)))
+    count = len(await _encode(gateway, wanted, size))
     return Response(msgspec.json.encode({"input_tokens": count}), media_type="application/json")
 
 

@@ -12,7 +12,7 @@ from serving.openai.responses_wire import parse_response
 from serving.openai.shapes import ChatShape, CompletionShape
 from serving.openai.wire import parse_chat, parse_completion
 from serving.openai_errors import ApiError
-from serving.reading import encode, read_body, read_session
+from serving.reading import beside, encode, read_prompt, read_session
 from serving.structured import require_possible
 from serving.under_way import Place
 
@@ -20,14 +20,13 @@ from serving.under_way import Place
 async def chat(gateway: Gateway, place: Place, request: Request) -> Response:
     """``POST /v1/chat/completions``."""
     session = read_session(request)
-    body = await read_body(request)
-    wanted = parse_chat(body)
+    wanted, size = await read_prompt(request, parse_chat, gateway.context_length)
     gateway.ingest.require_room()
     await require_possible(wanted.json_schema, "response_format")
     tools = () if wanted.tool_choice == "none" else tuple(wanted.tools or ())
     ask = Ask(
         **wanted.sampling,
-        prompt_ids=await encode(gateway.template, wanted.messages, tools, size=len(body)),
+        prompt_ids=await encode(gateway.template, wanted.messages, tools, size=size),
         messages=tuple(wanted.messages),
         tools=tools,
         max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
@@ -47,9 +46,11 @@ async def chat(gateway: Gateway, place: Place, request: Request) -> Response:
 async def completions(gateway: Gateway, place: Place, request: Request) -> Response:
     """``POST /v1/completions``."""
     session = read_session(request)
-    wanted = parse_completion(await read_body(request))
+    wanted, size = await read_prompt(
+        request, parse_completion, gateway.context_length, param="prompt"
+    )
     gateway.ingest.require_room()
-    text, prompt_ids = _prompt(gateway, wanted.prompt)
+    text, prompt_ids = await beside(size, lambda: _prompt(gateway, wanted.prompt))
     ask = Ask(
         **wanted.sampling,
         prompt_ids=prompt_ids,
@@ -72,14 +73,13 @@ async def completions(gateway: Gateway, place: Place, request: Request) -> Respo
 async def responses(gateway: Gateway, place: Place, request: Request) -> Response:
     """``POST /v1/responses``."""
     session = read_session(request)
-    body = await read_body(request)
-    wanted = parse_response(body)
+    wanted, size = await read_prompt(request, parse_response, gateway.context_length, param="input")
     gateway.ingest.require_room()
     await require_possible(wanted.json_schema, "text")
     messages, tools = wanted.messages, wanted.chat_tools
     ask = Ask(
         model=wanted.model,
-        prompt_ids=await encode(gateway.template, messages, tools, size=len(body), param="input"),
+        prompt_ids=await encode(gateway.template, messages, tools, size=size, param="input"),
         messages=messages,
         prompt_param="input",
         tools=tools,

@@ -1,5 +1,6 @@
 """Answers to chat and completions in OpenAI's shape: whole, and as chunks of a stream. No I/O."""
 
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -123,6 +124,13 @@ class CompletionShape(_ChunkedShape):
     prefix = "cmpl"
     _kind = _chunk_kind = "text_completion"
 
+    def __init__(
+        self, model: str, template: Template, *, logprobs: bool, token_ids: bool, usage: bool
+    ) -> None:
+        super().__init__(model, template, logprobs=logprobs, token_ids=token_ids, usage=usage)
+        self._offsets: dict[int, int] = {}
+        """Choice → where its next token begins in its text."""
+
     def whole(self, exchange: Exchange) -> bytes:
         """The body of an answer that is not streamed."""
         choices = [
@@ -156,7 +164,7 @@ class CompletionShape(_ChunkedShape):
         choice = {
             "index": index,
             "text": text,
-            "logprobs": self._logprobs_of(answer, first),
+            "logprobs": self._logprobs_of(answer, index, first),
             "finish_reason": finish_reason,
         }
         if self._token_ids:
@@ -164,17 +172,18 @@ class CompletionShape(_ChunkedShape):
             choice["token_ids"] = answer.ids[first:]
         return choice
 
-    def _logprobs_of(self, answer: Answer, first: int) -> dict[str, Any] | None:
+    def _logprobs_of(self, answer: Answer, index: int, first: int) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        tokens = [spell(self._template, token) for token in answer.ids]
-        offsets = [sum(map(len, tokens[:at])) for at in range(first, len(tokens))]
+        tokens = [spell(self._template, token) for token in answer.ids[first:]]
+        begin = self._offsets[index] if first else 0
+        *offsets, self._offsets[index] = accumulate(map(len, tokens), initial=begin)
         top = [
             {spell(self._template, token): logprob for token, logprob in alternatives}
             for alternatives in answer.top_logprobs[first:]
         ]
         return {
-            "tokens": tokens[first:],
+            "tokens": tokens,
             "token_logprobs": answer.logprobs[first:],
             "top_logprobs": top or None,
             "text_offset": offsets,

@@ -166,8 +166,8 @@ def test_numbers_that_are_not_finite_end_their_request_and_nobody_elses(
     run(engine)
     with torch.inference_mode():
         # Finite, so it is let in; its products are not.
-        engine._lora._a[0][0][: 3 * engine._lora.rank] = 3e38
-        engine._lora._b[0][0][: 3 * engine._lora.rank] = 3e38
+        engine._lora._a[0][0][:3] = 3e38
+        engine._lora._b[0][0][:3] = 3e38
     bad = submit(engine, PROMPT, adapter=adapter, n=2, max_tokens=5)
     good = submit(engine, [5, 6], max_tokens=30)
     run(engine)
@@ -191,15 +191,18 @@ def test_recorded_steps_answer_as_plain_ones(
     def ask(engine):
         adapter, _ = adapters
         install(engine, adapter)
-        collected = [
-            submit(engine, PROMPT[: 7 * i + 1], adapter=which, temperature=t, max_tokens=30)
-            for i in range(11)
-            for which, t in ((None, 0.0), (adapter, 0.9))
-        ]
+        collected = []
+        for i in range(11):
+            for which, t in ((None, 0.0), (adapter, 0.9)):
+                fields = {"adapter": which, "temperature": t, "max_tokens": 30}
+                collected.append(submit(engine, PROMPT[i : 8 * i + 1], **fields))
+            engine.step()
         run(engine)
         return [c.ids for c in collected]
 
     adapters = make_adapter(1)
+    # Prompts are filled in pieces while others decode.
+    monkeypatch.setattr(engine_module, "_FILL_TOKENS", 24)
     expected = ask(make_engine(max_batch=16))
     monkeypatch.setattr(graphs, "capture", played)
     monkeypatch.setattr(
@@ -209,4 +212,4 @@ def test_recorded_steps_answer_as_plain_ones(
     )
     engine = make_engine(max_batch=16)
     assert ask(engine) == expected
-    assert set(engine._decoder._graphs._steps) == {(16, 512, 16), (8, 512, 16)}
+    assert set(engine._decoder._graphs._steps) == {(16, 512, 4), (8, 512, 4)}

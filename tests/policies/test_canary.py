@@ -130,6 +130,56 @@ def test_what_is_known_outlives_a_stage() -> None:
     assert "requests that failed: 1 on average, the champion's 0" in str(harm)
 
 
+def flood(trial: Trial, owner: str, *, pairs: int, worse: bool) -> None:
+    for number in range(pairs):
+        bad, good = {"errors": float(worse)}, {"errors": 0.0}
+        trial.observe_pair(f"{owner}/{number}", candidate=bad, champion=good, owner=owner)
+
+
+def test_one_key_among_several_does_not_stop_a_candidate() -> None:
+    trial = Trial(("errors",), 0.05)
+    trial.met("honest")
+    flood(trial, "evil", pairs=1000, worse=True)
+    assert trial.harm is None
+    # Nor does it go on: people decide.
+    assert trial.suspect
+    flood(trial, "honest", pairs=20, worse=False)
+    assert trial.harm is None
+    flood(trial, "another", pairs=100, worse=True)
+    assert trial.harm is not None
+
+
+def test_where_there_is_one_key_alone_its_word_counts() -> None:
+    trial = Trial(("errors",), 0.05)
+    flood(trial, "only", pairs=20, worse=True)
+    assert trial.harm is not None
+    trial = Trial(("errors",), 0.05)
+    flood(trial, "only", pairs=20, worse=False)
+    assert trial.stage_full(20)
+
+
+def test_one_key_among_several_fills_half_a_stage() -> None:
+    trial = Trial(("errors",), 0.05)
+    trial.met("honest")
+    flood(trial, "evil", pairs=1000, worse=False)
+    assert not trial.stage_full(20)
+    flood(trial, "honest", pairs=9, worse=False)
+    assert not trial.stage_full(20)
+    flood(trial, "another", pairs=1, worse=False)
+    assert trial.stage_full(20)
+    trial.begin_stage()
+    assert not trial.stage_full(1)
+
+
+def test_a_pair_of_two_keys_is_left_out_with_either() -> None:
+    trial = Trial(("errors",), 0.05)
+    for number in range(100):
+        trial.observe("candidate", f"evil/{number}", {"errors": 1.0}, "evil")
+        trial.observe("champion", f"honest/{number}", {"errors": 0.0}, "honest")
+    assert trial.suspect
+    assert trial.harm is None
+
+
 def test_a_better_candidate_is_never_stopped() -> None:
     trial = Trial(("errors",), 0.05)
     for number in range(1000):

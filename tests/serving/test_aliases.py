@@ -109,6 +109,28 @@ def test_each_alias_moves_alone_and_keeps_what_it_needs(
     assert [entry.reason for entry in entries(gateway, TEAM_ALIAS)] == ["start", "release", "kill"]
 
 
+def test_another_teams_version_cannot_be_named(
+    appliance: Appliance,
+    gateway: GatewayProcess,
+    client: openai.OpenAI,
+    payments: openai.OpenAI,
+) -> None:
+    theirs = appliance.add_adapter(200)
+    appliance.add_round(theirs)
+    # A round's candidate that nobody released yet.
+    assert ask(client, f"{ALIAS}@{theirs}") == f"I am {short(theirs)}"
+    assert f"{ALIAS}@{theirs}" in {model.id for model in client.models.list()}
+    now = gateway.admin("GET", f"/releases?alias={TEAM_ALIAS}")["generation"]
+    gateway.release(appliance, theirs, alias=TEAM_ALIAS, expected_generation=now)
+    assert ask(payments, TEAM_ALIAS) == f"I am {short(theirs)}"
+    for name in (theirs, number_of(appliance, theirs)):
+        with pytest.raises(openai.NotFoundError, match="no model"):
+            ask(client, f"{ALIAS}@{name}")
+    assert f"{ALIAS}@{theirs}" not in {model.id for model in client.models.list()}
+    order = {"actor": "ada", "reason": "the test is over", "alias": TEAM_ALIAS}
+    gateway.admin("POST", "/kill", order)
+
+
 def test_where_the_journal_is_ahead_it_is_followed(
     appliance: Appliance, gateway: GatewayProcess, client: openai.OpenAI, adapters: list[Digest]
 ) -> None:

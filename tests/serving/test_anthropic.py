@@ -256,7 +256,7 @@ def test_an_unknown_route_is_told_in_the_callers_shape(gateway: GatewayProcess, 
     assert "type" not in post(gateway, "complete", key, {})[2]
 
 
-def test_leaving_stops_the_engine_and_makes_no_turn(
+def test_leaving_stops_the_engine_and_is_logged(
     gateway: GatewayProcess, key: str, engine: EngineSimulator, appliance: Appliance
 ) -> None:
     before = engine.left_early
@@ -266,4 +266,7 @@ def test_leaving_stops_the_engine_and_makes_no_turn(
         ) as stream:
             message_id = next(iter(stream)).message.id
     wait_until(lambda: engine.left_early == before + 1)
-    assert appliance.turns(message_id) == []
+    wait_until(lambda: appliance.turns(message_id))
+    (turn,) = appliance.turns(message_id)
+    assert turn.finish_reason == "error"
+    assert ("long " * 200).startswith(turn.answer["content"])

@@ -212,7 +212,7 @@ def test_a_secret_in_a_prompt_does_not_reach_the_log(
     assert secret.encode() not in b"".join(p.read_bytes() for p in appliance.home.log.rglob("*.*"))
 
 
-def test_leaving_stops_the_engine_and_makes_no_turn(
+def test_leaving_stops_the_engine_and_is_logged(
     client: openai.OpenAI, engine: EngineSimulator, appliance: Appliance
 ) -> None:
     before = engine.left_early
@@ -221,7 +221,10 @@ def test_leaving_stops_the_engine_and_makes_no_turn(
     ) as stream:
         request_id = next(iter(stream)).id
     wait_until(lambda: engine.left_early == before + 1)
-    assert appliance.turns(request_id) == []
+    wait_until(lambda: appliance.turns(request_id))
+    (turn,) = appliance.turns(request_id)
+    assert turn.finish_reason == "error"
+    assert ("long " * 200).startswith(turn.answer["content"])
 
 
 def test_feedback_of_every_kind(

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from appliance.core.database import Database
+from appliance.core.digests import short
 from serving.attribution import Attribution
 from serving.command import main
 from serving.keys import Key, Scope, add_key
@@ -98,6 +99,32 @@ def test_too_many_requests_in_a_minute(agent: Agent) -> None:
     assert 0 < int(caught.value.response.headers["retry-after"]) <= 30
     # What costs nothing is not counted.
     client.models.list()
+
+
+def test_feedback_and_a_look_at_a_version_count_as_requests(agent: Agent) -> None:
+    client, _ = agent(requests_per_minute=2)
+    client.models.retrieve(ALIAS)
+    answer = {"target": {"session": "s"}, "outcome": "ok"}
+    client.post("/feedback", body=answer, cast_to=object)
+    with pytest.raises(openai.RateLimitError):
+        client.post("/feedback", body=answer, cast_to=object)
+    with pytest.raises(openai.RateLimitError):
+        client.models.retrieve(ALIAS)
+
+
+def test_a_refused_request_pins_no_session(
+    agent: Agent, appliance: Appliance, gateway: GatewayProcess
+) -> None:
+    client, key = agent(tokens_per_day=1)
+    session = {"x-espalier-session": "s"}
+    with pytest.raises(openai.RateLimitError):
+        ask(client, extra_headers=session)
+    adapter = appliance.add_adapter(1)
+    gateway.release(appliance, adapter)
+    set_limits(appliance.database, Scope("team", key.team), {"tokens_per_day": 9999}, actor="test")
+    gateway.admin("POST", "/keys/reload")
+    assert ask(client, extra_headers=session).system_fingerprint == short(adapter)
+    gateway.admin("POST", "/kill", {"actor": "test", "reason": "the test is over"})
 
 
 def test_a_refused_request_never_reaches_the_engine(agent: Agent, engine: EngineSimulator) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import NotFoundError, UsageError
+from appliance.core.tables import pauses
 from serving.command import main
 from serving.keys import Key, Scope, add_key
 from serving.pauses import Pauses, list_pauses, pause, resume
@@ -186,6 +188,34 @@ def test_without_being_told_the_gateway_knows_within_seconds(
     began = time.monotonic()
     wait_until(refused)
     assert time.monotonic() - began < 2.5
+
+
+def test_rules_that_cannot_be_read_leave_a_kill_its_effect(
+    agent: Agent, appliance: Appliance, gateway: GatewayProcess
+) -> None:
+    client, key = agent("broken", "broken")
+    with client.chat.completions.create(
+        model=ALIAS, messages=say("x" * 900, 0.01), stream=True
+    ) as stream:
+        next(iter(stream))
+        with appliance.database.write() as connection:
+            connection.execute(sa.text("ALTER TABLE limits RENAME TO gone"))
+            connection.execute(sa.text("ALTER TABLE keys RENAME TO lost"))
+        try:
+            with appliance.database.write() as connection:
+                connection.execute(
+                    sa.insert(pauses).values(
+                        kind="key", name=key.key_id, killed=True, actor="ada", reason="r", at=1.0
+                    )
+                )
+            with pytest.raises(openai.APIError, match="was killed by"):
+                list(stream)
+        finally:
+            with appliance.database.write() as connection:
+                connection.execute(sa.text("ALTER TABLE gone RENAME TO limits"))
+                connection.execute(sa.text("ALTER TABLE lost RENAME TO keys"))
+    assert "KeyRing stay as they were" in gateway.log
+    resume(appliance.database, Scope("key", key.key_id), actor="ada", reason="r")
 
 
 def make_key(database: Database) -> Key:

@@ -1,5 +1,7 @@
 """A session keeps its version over a release; not over a rollback or a kill, nor for ever."""
 
+import asyncio
+import time
 from typing import Any, cast
 
 import msgspec
@@ -8,9 +10,12 @@ import pytest
 
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.records import Release, Rollout
+from appliance.core.settings import Rollout as Settings
 from policies.canary import group
+from serving.canary import Canary
 from serving.releases import Releases
 from serving.routing import IDLE_S, MAX_AGE_S, Caller, Router
+from serving.shadow import Shadow
 from tests.serving.asking import ask
 from tests.serving.conftest import Appliance, GatewayProcess
 from tests.serving.rolling import settle, visit
@@ -142,6 +147,18 @@ def test_the_table_of_pins_is_bounded() -> None:
     assert found == [OLD, NEW]
 
 
+def test_a_key_cannot_push_out_another_keys_pins() -> None:
+    alias = Alias()
+    routes = router(alias, Clock(), max_pins=10)
+    routes.route(caller("mine"))
+    for number in range(100):
+        routes.route(msgspec.structs.replace(caller(f"s-{number}"), key_id="key-2"))
+    alias.move(adapter=NEW)
+    assert routes.route(caller("mine")).adapter == OLD
+    loud = [msgspec.structs.replace(caller(f"s-{n}"), key_id="key-2") for n in (99, 0)]
+    assert [routes.route(one).adapter for one in loud] == [OLD, NEW]
+
+
 def test_what_does_not_stand_is_not_kept() -> None:
     alias = Alias()
     routes = router(alias, Clock())
@@ -194,3 +211,35 @@ def test_a_conversation_is_told_by_how_it_began() -> None:
     later = Caller(key_id="k", session=None, user=None, messages=(system, hello, told, hello))
     assert first.name == later.name
     assert (first.begins, later.begins) == (True, False)
+
+
+def test_a_full_stage_waits_for_its_time() -> None:
+    """And then goes on by itself, though nobody asks any more."""
+    advanced: list[float] = []
+
+    class Watched(Alias):
+        alias = "m"
+        ready = True
+
+        async def advance(self, seen: Release) -> None:
+            advanced.append(time.time() - seen.at)
+
+    async def run() -> None:
+        releases = cast(Releases, Watched(share=5))
+        now = msgspec.structs.replace(releases.entry(), at=time.time())
+        cast(Watched, releases).now = now
+        settings = Settings(stage_requests=1, stage_minutes=0.5 / 60)
+        canary = Canary(releases, cast(Shadow, None), settings)
+        task = asyncio.create_task(canary.run())
+        canary._watches(now)
+        for side in ("candidate", "champion"):
+            canary._trial.observe(side, side, {"errors": 0.0})  # type: ignore[arg-type]
+        canary._look()
+        await asyncio.sleep(0.3)
+        assert advanced == []
+        await asyncio.sleep(0.6)
+        task.cancel()
+
+    asyncio.run(run())
+    assert advanced
+    assert advanced[0] >= 0.5

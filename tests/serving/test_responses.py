@@ -184,7 +184,7 @@ def test_a_bad_request_names_the_parameter(gateway: GatewayProcess, key: str, ca
     assert body["error"]["type"] == "invalid_request_error"
 
 
-def test_leaving_stops_the_engine_and_makes_no_turn(
+def test_leaving_stops_the_engine_and_is_logged(
     client: openai.OpenAI, engine: EngineSimulator, appliance: Appliance
 ) -> None:
     before = engine.left_early
@@ -193,4 +193,7 @@ def test_leaving_stops_the_engine_and_makes_no_turn(
     ) as stream:
         response_id = next(iter(stream)).response.id
     wait_until(lambda: engine.left_early == before + 1)
-    assert appliance.turns(response_id) == []
+    wait_until(lambda: appliance.turns(response_id))
+    (turn,) = appliance.turns(response_id)
+    assert turn.finish_reason == "error"
+    assert ("long " * 200).startswith(turn.answer["content"])

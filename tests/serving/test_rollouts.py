@@ -20,6 +20,7 @@ staged = true
 stages = [20, 50]
 shadow_requests = 12
 stage_requests = 15
+stage_minutes = 0
 metrics = ["errors", "refusals", "longer", "feedback"]
 """
 SORRY = "I'm sorry, I cannot help with that."

@@ -1,12 +1,17 @@
 """Answers under a JSON schema: judged before, handed to the engine, and the answer checked."""
 
+import asyncio
 import json
+import logging
+import time
 from typing import Any
 
 import openai
 import pytest
 
-from serving.structured import SCHEMA_MAX_BYTES, require_met
+from serving import structured
+from serving.openai_errors import ApiError
+from serving.structured import SCHEMA_MAX_BYTES, require_met, require_possible
 from tests.serving.conftest import ALIAS, Appliance, GatewayProcess, say
 from tests.serving.engine_simulator import EngineSimulator
 from tests.serving.raw import events, post
@@ -92,6 +97,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"allOf": [{"type": "string", "pattern": f".*{n}.*"} for n in range(30)]},
         "to compile",
     ),
+    "only itself": ({"$ref": "#"}, "refers to itself without an end"),
+    "a dialect of its own inside": (
+        {
+            "type": "object",
+            "properties": {"a": {"$schema": "https://json-schema.org/draft/2020-12/schema"}},
+        },
+        "$schema may stand at its top only",
+    ),
     "too large": ({"enum": ["x" * SCHEMA_MAX_BYTES]}, "64 KiB"),
     "too deep": (json.loads('{"not":' * 300 + "{}" + "}" * 300), "nested"),
 }
@@ -147,10 +160,108 @@ def test_an_engine_that_does_not_keep_to_it_is_found_out(
     assert (turn.finish_reason, turn.answer["content"]) == ("error", text)
 
 
-def test_a_pattern_is_the_engines_business() -> None:
-    # Python's own regular expressions would never come to an end here.
-    schema = json.dumps({"type": "string", "pattern": "^(a+)+$"})
-    require_met(schema, json.dumps("a" * 60 + "!"))
+@pytest.mark.parametrize("route", ROUTES[:2])
+def test_a_schema_without_an_end_is_a_bad_schema(
+    gateway: GatewayProcess, key: str, route: str
+) -> None:
+    _, _, body = post(gateway, route, key, ask(route, ULM, {"$ref": "#"}))
+    error = body["error"]
+    param = "text" if route == "responses" else "response_format"
+    assert error["code"] == "bad_schema"
+    assert error["param"].startswith(param)
+    assert "\n" not in error["message"]
+
+
+DOUBLING = {
+    "$defs": {
+        "a26": {"type": "number"},
+        **{f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(26)},
+    },
+    "anyOf": [{"$ref": "#/$defs/a0"}, {"type": "string"}],
+}
+NESTED = {
+    "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}}},
+    "$ref": "#/$defs/n",
+}
+DIALECT = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": ["array", "string"],
+    "items": {"$ref": "#"},
+    "pattern": "^(((a+)+c|(a+)+)b)$",
+}
+PASSES: dict[str, tuple[Any, str, bool]] = {
+    "checked": (CITY, ULM, True),
+    "a pattern is the engine's business": (
+        {"type": "string", "pattern": "^(a+)+$"},
+        json.dumps("a" * 60 + "!"),
+        True,
+    ),
+    "also where a dialect is named": (DIALECT, json.dumps(["a" * 60]), True),
+    "for ever": (DOUBLING, '"x"', False),
+    "nested deeper than Python": (NESTED, "[" * 5000 + "]" * 5000, False),
+    "larger than a float": ({"type": "number", "multipleOf": 0.1}, "1e400", False),
+    "longer than Python counts": ({"type": "integer"}, "1" * 5000, False),
+}
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_a_check_never_holds_the_gateway_up(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    schema, answer, checked = PASSES[case]
+    text = json.dumps(schema)
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    async def check() -> float:
+        await require_possible(text, "response_format")
+        beating = asyncio.create_task(beat())
+        begun = time.monotonic()
+        await require_met(text, [answer])
+        beating.cancel()
+        return time.monotonic() - begun
+
+    # The first job of a judge waits for its start.
+    warm_up(1)
+    with caplog.at_level(logging.WARNING, "espalier.schema"):
+        took = asyncio.run(check())
+    assert took < 10
+    assert beats >= int(took * 10), "the event loop went on"
+    assert ("not checked" in caplog.text) is not checked
+
+
+def warm_up(tries: int) -> None:
+    """Check until there is a verdict: on a busy machine a judge takes a while to start."""
+    end = time.monotonic() + 30
+    while tries and time.monotonic() < end:
+        try:
+            asyncio.run(require_met(json.dumps(CITY), [ULM, '{"city": "Ulm"}']))
+        except ApiError:
+            tries -= 1
+    assert not tries
+
+
+def test_answers_are_checked_again_after_one_that_took_for_ever() -> None:
+    asyncio.run(require_met(json.dumps(DOUBLING), ['"x"']))
+    warm_up(4)
+
+
+def test_a_schema_that_was_not_judged_in_time_is_judged_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = json.dumps({**CITY, "title": "judged twice"})
+
+    def busy(*_: Any) -> str:
+        raise structured._NoVerdict
+
+    with monkeypatch.context() as patch:
+        patch.setattr(structured, "_judge", busy)
+        with pytest.raises(ApiError, match="to compile"):
+            asyncio.run(require_possible(text, "response_format"))
+    asyncio.run(require_possible(text, "response_format"))
 
 
 def test_a_stop_string_may_cut_the_json(gateway: GatewayProcess, key: str) -> None:
