@@ -31,6 +31,7 @@ from tests.serving.conftest import (  # noqa: F401 # registers the fixtures
     GatewayProcess,
     adapters,
     appliance,
+    context_length,
     engine,
     gateway,
 )
