@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--work", required=True, type=Path, help="folder of this run alone")
     train.set_defaults(run=_train)
 
-    base = commands.add_parser("base", help="make, add, fetch or list bases")
+    base = commands.add_parser("base", prog="espalier base", help="make, add, fetch or list bases")
     bases = base.add_subparsers(required=True, metavar="COMMAND")
     for where in (commands, bases):
         tiny = where.add_parser("make-tiny", parents=[common], help="train the tiny base")
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> tuple[Any, str]:
-    home = _home(options)
+    home = Home.existing(options.home)
     settings = load_settings(home)
     recipe = load_recipe(options.recipe)
     from adapter_training.sources import read_sources
@@ -120,7 +120,7 @@ def _base_fetch(options: argparse.Namespace) -> tuple[Any, str]:
 def _base_list(options: argparse.Namespace) -> tuple[Any, str]:
     from appliance.engine.bases import Registry
 
-    bases = Registry(_home(options)).all()
+    bases = Registry(Home.existing(options.home)).all()
     lines = [f"{b.name:20} {short(b.digest)}  {b.context_length:6} tokens" for b in bases]
     text = "\n".join(lines) or "no bases; make one: espalier base make-tiny"
     return {"bases": [_about(base) for base in bases]}, text
@@ -136,6 +136,7 @@ def _about(base: Any) -> dict[str, Any]:
 
 
 def _home(options: argparse.Namespace) -> Home:
+    """A base is what a home begins with, so whoever registers one makes it."""
     home = Home.find(options.home)
     home.create()
     return home

@@ -1,12 +1,13 @@
-"""The embedded engine against transformers' generate with PEFT, and against vLLM, on a CPU.
+"""The embedded engine against transformers' generate with PEFT, and against vLLM.
 
-    python -m benchmarks.engine [--json] [--base tiny|smollm2] [--threads N] [--pairs N]
+    python -m benchmarks.engine [--json] [--base NAME ...] [--threads N] [--pairs N]
+    python -m benchmarks.engine --device cuda --base smollm2 0.5b 7b --json
 
 Weights are random, of the shape that is named; adapters are random, of rank 8 on every linear
-layer. All decode greedily, in float32, the same prompts for the same number of tokens; ours also
-reports logprobs. Ours and transformers run in this process; vLLM is its own server, asked on a Unix
-socket with one request per adapter. It is found through $ESPALIER_VLLM_PYTHON (default: where `make
-vllm` puts it); without one its column is empty.
+layer. All decode greedily, in float32 (on a GPU in bfloat16, ours with CUDA graphs), the same
+prompts for the same number of tokens; ours also reports logprobs. Ours and transformers run in this
+process; vLLM is its own server, asked on a Unix socket with one request per adapter. It is found
+through $ESPALIER_VLLM_PYTHON (default: where `make vllm` puts it); without one its column is empty.
 
 Two take turns, five times; `vs_peft` and `vs_vllm` are medians of the five pairs' ratios, above 1
 where ours is faster, and `tok_s` is the median of ours. With three adapters transformers runs a
@@ -51,8 +52,26 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 3,
         "max_position_embeddings": 8192,
     },
+    "0.5b": {
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+    },
+    "7b": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+    },
 }
-NUM_PROMPT, NUM_NEW = 32, {"tiny": 96, "smollm2": 24}
+NUM_PROMPT, NUM_NEW = 32, {"tiny": 96, "smollm2": 24, "0.5b": 24, "7b": 24}
 _VLLM = Path(__file__).parents[1] / ".ground" / "vllm" / "bin" / "python"
 
 Rival = Callable[[Work], None]
@@ -82,33 +101,41 @@ def main() -> None:
     """Measure, print the table, and with --json one last line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--json", action="store_true", help="a last line of JSON")
-    parser.add_argument("--base", choices=[*SHAPES, "both"], default="both")
+    parser.add_argument("--base", choices=SHAPES, nargs="+", default=["tiny", "smollm2"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of each of the three")
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    facts = {**about("torch", "transformers", "peft"), "threads": options.threads}
+    device = torch.device(options.device)
+    facts = {
+        **about("torch", "transformers", "peft"),
+        "threads": options.threads,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    }
     print(", ".join(f"{name} {value}" for name, value in facts.items()), file=sys.stderr)
     print("base     batch adapters     tok/s  vs peft  vs vllm", flush=True)
     cases = []
-    for base in SHAPES if options.base == "both" else [options.base]:
-        for case in _measure(base, options.pairs, options.threads):
+    for base in options.base:
+        for case in _measure(base, options.pairs, options.threads, device):
             print(case.line(), flush=True)
             cases.append(case)
     if options.json:
         print(json.dumps({**facts, "cases": [asdict(case) for case in cases]}))
 
 
-def _measure(base: str, pairs: int, threads: int) -> Iterator[Case]:
+def _measure(base: str, pairs: int, threads: int, device: torch.device) -> Iterator[Case]:
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        built = build(Path(folder), SHAPES[base])
+        built = build(Path(folder), SHAPES[base], device, dtype)
         python = Path(os.environ.get("ESPALIER_VLLM_PYTHON", _VLLM))
         vllm: VllmServer | None = None
         if python.exists():
-            vllm = stack.enter_context(vllm_server(python, built, threads=threads))
-        ours, peft, fresh = Ours(built), Peft(built), _Fresh(base)
+            vllm = stack.enter_context(vllm_server(python, built, dtype, threads=threads))
+        ours, peft = Ours(built, device, dtype), Peft(built, device, dtype)
+        fresh = _Fresh(base)
         for batch in (1, 32):
             for adapters in (1, 3):
                 rival = _faster([peft.grouped, peft.mixed], fresh, batch, adapters)

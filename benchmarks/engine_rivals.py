@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+CPU = torch.device("cpu")
 RANK = 8
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _VLLM_STARTS_S = 300.0
@@ -55,14 +56,20 @@ class Built:
     adapters: list[Path]
 
 
-def build(folder: Path, shape: dict[str, int]) -> Built:
+def build(
+    folder: Path,
+    shape: dict[str, int],
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Built:
     """Write them. No weight is trained: speed does not depend on what they say."""
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(**shape, tie_word_embeddings=True, eos_token_id=None)  # type: ignore[arg-type]  # sizes only
-    base: Any = LlamaForCausalLM(config).eval()
+    with device:
+        base: Any = LlamaForCausalLM._from_config(config, dtype=dtype).eval()
     base.save_pretrained(folder / "base")
     _write_tokenizer(folder / "base", shape["vocab_size"])
     lora = LoraConfig(r=RANK, lora_alpha=16, target_modules=MODULES, task_type="CAUSAL_LM")
@@ -98,7 +105,9 @@ class Answered:
 class Ours:
     """The embedded engine, in this process; it also reports logprobs."""
 
-    def __init__(self, built: Built, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, built: Built, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+    ) -> None:
         from appliance.core.adapters import content_digest
         from appliance.core.digests import digest_json
         from appliance.inference.adapter_files import read_adapter
@@ -109,7 +118,7 @@ class Ours:
 
         shape = read_architecture(built.base)
         base = digest_json(str(built.base))
-        weights = load_weights(built.base, shape, device=torch.device("cpu"), dtype=dtype)
+        weights = load_weights(built.base, shape, device=device, dtype=dtype)
         self._engine = Engine(Model(shape, weights), max_batch=32, slots=4, cache_tokens=32768)
         self._digests = [content_digest(path, base) for path in built.adapters]
         for path, digest in zip(built.adapters, self._digests, strict=True):
@@ -163,11 +172,11 @@ class Ours:
 class Peft:
     """transformers' generate. With several adapters: a batch for each, or one that PEFT mixes."""
 
-    def __init__(self, built: Built) -> None:
+    def __init__(self, built: Built, device: torch.device, dtype: torch.dtype) -> None:
         from peft import PeftModel
         from transformers import LlamaForCausalLM
 
-        base = LlamaForCausalLM.from_pretrained(built.base)
+        base = LlamaForCausalLM.from_pretrained(built.base, dtype=dtype).to(device)
         model: Any = PeftModel.from_pretrained(base, str(built.adapters[0]), adapter_name="a0")
         for index, path in enumerate(built.adapters[1:], 1):
             model.load_adapter(str(path), adapter_name=f"a{index}")
@@ -187,7 +196,7 @@ class Peft:
             self._generate(prompts, work.num_new, adapter_names=[f"a{a}" for a in adapters])
 
     def _generate(self, prompts: list[list[int]], count: int, **more: Any) -> None:
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=self._model.device)
         with torch.inference_mode():
             self._model.generate(
                 input_ids=ids,
@@ -254,15 +263,18 @@ class VllmServer:
 
 
 @contextmanager
-def vllm_server(python: Path, built: Built, *, threads: int) -> Iterator[VllmServer]:
-    """A server of its own; float32, as the others, and as many threads."""
+def vllm_server(
+    python: Path, built: Built, dtype: torch.dtype, *, threads: int
+) -> Iterator[VllmServer]:
+    """A server of its own; the same type of numbers as the others, and as many threads."""
     path, log = built.base.parent / "vllm.sock", built.base.parent / "vllm.log"
     names = [f"a{index}={folder}" for index, folder in enumerate(built.adapters)]
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(built.base),
-        "--uds", str(path), "--dtype", "float32", "--max-model-len", "1024",
+        "--uds", str(path), "--dtype", str(dtype).removeprefix("torch."), "--max-model-len", "1024",
         "--max-num-seqs", "32", "--enable-lora", "--max-loras", "3", "--max-lora-rank", str(RANK),
-        "--lora-modules", *names, "--enforce-eager", "--disable-uvicorn-access-log",
+        "--lora-modules", *names, "--disable-uvicorn-access-log",
+        *(["--enforce-eager"] if dtype == torch.float32 else ["--gpu-memory-utilization", "0.3"]),
     ]  # fmt: skip
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},

@@ -1,6 +1,6 @@
 """How much an answer depends on what else is in the batch: float32 not at all, bfloat16 a little.
 
-    python -m benchmarks.invariance [--json] [--base tiny|smollm2] [--threads N]
+    python -m benchmarks.invariance [--json] [--base NAME ...] [--device cuda] [--threads N]
 
 Requests are answered one at a time, and again all together with as many strangers' of other lengths
 and other adapters, some of them admitted later. Printed is the share of tokens that are others than
@@ -24,7 +24,7 @@ from benchmarks.about import about
 from benchmarks.engine import SHAPES
 from benchmarks.engine_rivals import Answered, Ours, build
 
-_ANSWERS, _NUM_NEW = 32, {"tiny": 64, "smollm2": 24}
+_ANSWERS, _NUM_NEW = 32, {"tiny": 64, "smollm2": 24, "0.5b": 24, "7b": 24}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -46,7 +46,8 @@ def main() -> None:
     """Print a table, and with --json one last line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.invariance", description=__doc__)
     parser.add_argument("--json", action="store_true", help="a last line of JSON")
-    parser.add_argument("--base", choices=[*SHAPES, "both"], default="tiny")
+    parser.add_argument("--base", choices=SHAPES, nargs="+", default=["tiny"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -54,11 +55,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     print("base     dtype     tokens  other tokens  other answers  logprob step", flush=True)
     cases = []
-    for base in SHAPES if options.base == "both" else [options.base]:
+    device = torch.device(options.device)
+    for base in options.base:
         with tempfile.TemporaryDirectory() as folder:
             built = build(Path(folder), SHAPES[base])
             for dtype in _DTYPES:
-                case = _measure(base, dtype, Ours(built, dtype=_DTYPES[dtype]), options.threads)
+                case = _measure(base, dtype, Ours(built, device, _DTYPES[dtype]), options.threads)
                 print(
                     f"{base:8} {dtype:8} {case.tokens:7} {case.other_tokens:12.2%} "
                     f"{case.other_answers:13.2%} {case.largest_logprob_step:13.2g}",

@@ -44,7 +44,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from collectors.importing.report import show
     from collectors.importing.run import import_files
 
-    home = Home.find(arguments.home)
+    home = Home.existing(arguments.home)
     settings = load_settings(home)
     source = Source(
         team=arguments.team,
@@ -67,7 +67,7 @@ def _tail(arguments: argparse.Namespace) -> int:
     from appliance.core.database import Database
     from collectors.tail import follow, latest, show
 
-    home = Home.find(arguments.home)
+    home = Home.existing(arguments.home)
     if not home.database.exists():
         raise NotFoundError(f"nothing in {home.root} yet", next_step="espalier up")
     database = Database.open(home.database)
@@ -84,7 +84,7 @@ def _tail(arguments: argparse.Namespace) -> int:
 def _curate(arguments: argparse.Namespace) -> int:
     from collectors.curation.run import Order, curate, left_out, show
 
-    home = Home.find(arguments.home)
+    home = Home.existing(arguments.home)
     made = curate(
         home,
         load_settings(home),
@@ -110,11 +110,12 @@ def _curate(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="collectors", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m collectors", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def verb(name: str, run: object, what: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=what, description=what)
+        prog = None if name == "serve" else f"espalier {name}"
+        made = verbs.add_parser(name, prog=prog, help=what, description=what)
         made.set_defaults(run=run)
         made.add_argument("--home", help="the folder with all state (or $ESPALIER_HOME)")
         return made

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from appliance.core.decisions import Approval, Candidate
 from appliance.core.digests import short
 from appliance.core.errors import NotApprovedError, PolicyError
-from appliance.core.records import Approval, Candidate
 
 LEAST = 2
 """People who sign for a release, at least."""

@@ -1,8 +1,8 @@
 """Whether an alias may move now. What makes an adapter fit for it: gates, quorum and the probe."""
 
+from appliance.core.decisions import Release
 from appliance.core.digests import Digest, short
 from appliance.core.errors import ConflictError, RefusedError
-from appliance.core.records import Release
 
 
 def require_generation(now: Release, expected: int) -> None:

@@ -72,11 +72,12 @@ class Admission:
                 request.round, request.adapter, request.approvals, at=self._clock()
             )
             await self._versions.prepare(request.adapter)
+            incarnation = await self._versions.incarnation()
             gaps = await self._vetting.require_proof(request.adapter, champion=champion)
         except EspalierError as error:
             await asyncio.to_thread(self._record_refusal, request, error)
             raise
-        self._versions.proved(request.adapter)
+        self._versions.proved(request.adapter, incarnation)
         return gaps
 
     async def prove(self, adapter: Digest) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from appliance.engine.template import Template
+from appliance.engine.tool_calls import CALL_BEGIN, CALL_END
 from appliance.engine.wire import Line
 
-_CALL_MARK = "<tool_call>"
 _HALF_CHARACTER = "\ufffd"
 
 
@@ -18,8 +18,14 @@ class Answer:
     """One choice. `take` its lines, `finish` it, then read `message` and `finish_reason`."""
 
     def __init__(
-        self, template: Template, *, stops: Sequence[str] = (), tools: Sequence[Any] = ()
+        self,
+        template: Template,
+        *,
+        stops: Sequence[str] = (),
+        tools: Sequence[Any] = (),
+        one_call: bool = False,
     ) -> None:
+        """one_call: it ends with its first tool call."""
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.top_logprobs: list[list[tuple[int, float]]] = []
@@ -33,14 +39,15 @@ class Answer:
         self._template = template
         self._stops = tuple(stops)
         self._tools = tools
-        self._marks = (*self._stops, *((_CALL_MARK,) if tools else ()))
+        self._one_call = one_call
+        self._marks = (*self._stops, *((CALL_BEGIN,) if tools else ()))
         self._settled = 0  # ids whose text is in self.text
         self._context = 0  # ids before this one are not needed to decode what follows
         self._sent = 0
 
     def fresh(self) -> "Answer":
         """The same choice before its first token."""
-        return Answer(self._template, stops=self._stops, tools=self._tools)
+        return Answer(self._template, stops=self._stops, tools=self._tools, one_call=self._one_call)
 
     def fail(self) -> None:
         """It cannot go on: what was handed out is all that it is."""
@@ -58,7 +65,7 @@ class Answer:
         self.ids += line.ids
         self.logprobs += line.logprobs
         self.top_logprobs += line.top_logprobs
-        if line.ids and (streaming or self._stops):
+        if line.ids and (streaming or self._stops or self._one_call):
             self._decode(final=False)
         if line.finish_reason and not self.finish_reason:
             self._decode(final=True)
@@ -88,11 +95,16 @@ class Answer:
                 self.text = self.text[:at]
                 self.finish_reason = "stop"
                 self.stop = stop
+        if self._one_call:
+            at = self.text.find(CALL_END, max(0, searched - len(CALL_END) + 1))
+            if at >= 0:
+                self.text = self.text[: at + len(CALL_END)]
+                self.finish_reason = "stop"
 
     def _certain(self) -> int:
         """How much of the text cannot become something else."""
         end = len(self.text)
-        if self._tools and (at := self.text.find(_CALL_MARK, self._sent)) >= 0:
+        if self._tools and (at := self.text.find(CALL_BEGIN, self._sent)) >= 0:
             end = at
         else:
             held = (_overlap(self.text, mark) for mark in self._marks)

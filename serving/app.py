@@ -5,6 +5,7 @@ the private API (admin.py).
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -35,6 +36,10 @@ HOT_ROUTES: dict[str, Route] = {
     "/v1/messages": anthropic.messages,
     "/v1/messages/count_tokens": anthropic.count_tokens,
 }
+
+_ROUTES = frozenset({*HOT_ROUTES, "/v1/feedback", "/v1/models"})
+_VERSIONS = re.compile(r"^(/v1)*(?=/)")
+"""What stands before a route's own name, however often."""
 
 
 class HotPath:
@@ -80,7 +85,8 @@ def build_app(gateway: Gateway) -> HotPath:
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def on_no_route(request: Request, _: Exception) -> Response:
-        return refuse(request, ApiError(404, f"no route {request.method} {request.url.path}"))
+        message = f"no route {request.method} {request.url.path}{_base_url_hint(request)}"
+        return refuse(request, ApiError(404, message))
 
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
@@ -136,6 +142,19 @@ def build_app(gateway: Gateway) -> HotPath:
         )
 
     return HotPath(gateway, app)
+
+
+def _base_url_hint(request: Request) -> str:
+    """What to set where the path is one of ours but for a ``/v1`` too few or too many."""
+    meant = _VERSIONS.sub("/v1", request.url.path, count=1)
+    known = meant in _ROUTES or meant.startswith("/v1/models/")
+    if not known or meant == request.url.path:
+        return ""
+    root = str(request.base_url).rstrip("/")
+    # Anthropic's clients put /v1 in front themselves, OpenAI's do not.
+    if meant.startswith("/v1/messages") or "anthropic-version" in request.headers:
+        return f"; it is {meant}: set the base URL to {root} (ANTHROPIC_BASE_URL)"
+    return f"; it is {meant}: set the base URL to {root}/v1 (OPENAI_BASE_URL)"
 
 
 def require_reader(gateway: Gateway, request: Request) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from serving.openai_errors import ApiError
+from serving.tool_choice import ToolChoice
 
 if TYPE_CHECKING:
     from serving.exchange import Exchange
@@ -24,6 +25,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     prompt_param: str = "messages"
     """The parameter that the prompt came in, for messages about it."""
     tools: tuple[Any, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
     chat: bool = True
     """Whether the base's template made the prompt."""
     n: int = 1

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from appliance.core.decisions import Release
 from appliance.core.digests import Digest
 from appliance.core.errors import ConflictError, EspalierError
-from appliance.core.records import Feedback, Release
+from appliance.core.records import Feedback
 from appliance.core.settings import Rollout as RolloutSettings
 from policies.canary import Side, Trial
 from serving.observations import measure

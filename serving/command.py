@@ -8,8 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from appliance.core.digests import parse_digest
-from appliance.core.errors import AdapterError, EspalierError, NotFoundError
+from appliance.core.digests import Digest, parse_digest
+from appliance.core.errors import (
+    AdapterError,
+    EspalierError,
+    NotFoundError,
+    RecordError,
+    UsageError,
+)
 from appliance.core.home import Home
 from appliance.core.settings import load_settings
 from serving import key_command
@@ -31,7 +37,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    home = _home(arguments)
+    home = Home.find(arguments.home)
     home.create()
     serve(home, load_settings(home))
     return 0
@@ -41,12 +47,12 @@ def _adapter_verify(arguments: argparse.Namespace) -> int:
     from appliance.engine.bases import Registry
     from serving.adapter_check import base_config, next_step_for, stated_base, verify_adapter
 
-    folder = arguments.folder
+    home, folder = _home(arguments), arguments.folder
+    expected = _digest(arguments.digest)
     try:
-        expected = parse_digest(arguments.digest) if arguments.digest else None
         stated = stated_base(folder)
         try:
-            base = Registry(_home(arguments)).get(stated)
+            base = Registry(home).get(stated)
         except NotFoundError:
             raise AdapterError(
                 "wrong_base",
@@ -71,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--home", type=Path, help="state folder (else $ESPALIER_HOME)")
     common.add_argument("--json", action="store_true", help="last line is one JSON object")
-    parser = argparse.ArgumentParser(prog="serving", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[common], help="run the gateway")
@@ -79,8 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 
     key_command.add_to(commands, common)
 
-    adapter = commands.add_parser("adapter", help="adapters").add_subparsers(required=True)
-    verify = adapter.add_parser("verify", parents=[common], help="check a stranger's adapter")
+    adapter = commands.add_parser("adapter", prog="espalier adapter", help="adapters")
+    verify = adapter.add_subparsers(required=True).add_parser(
+        "verify", parents=[common], help="check a stranger's adapter"
+    )
     verify.add_argument("folder", type=Path)
     verify.add_argument("--digest", help="what its content digest must be")
     verify.set_defaults(run=_adapter_verify)
@@ -88,7 +96,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _home(arguments: argparse.Namespace) -> Home:
-    return Home.find(arguments.home)
+    return Home.existing(arguments.home)
+
+
+def _digest(text: str | None) -> Digest | None:
+    try:
+        return None if text is None else parse_digest(text)
+    except RecordError as error:
+        raise UsageError(
+            f"--digest: {error.message}",
+            next_step="without --digest, espalier adapter verify prints the one that it has",
+        ) from error
 
 
 def _print(arguments: argparse.Namespace, value: dict[str, Any], text: str) -> None:

@@ -26,8 +26,8 @@ from serving.structured import require_met
 from serving.versions import Versions
 
 TAP_WAIT_S = 0.25
-"""Longest time that an answer waits for its turn to be durable; after that it is sent, and the
-turn follows from ingest's queue."""
+"""Longest time that an answer waits for its turn to be written; after that it is sent, and the
+turn follows from ingest's queue. Nobody waits for the disk's flush (ADR 0015)."""
 RETRY_AFTER_S = 0.2
 """How long an engine that did not answer is left alone before it is asked again, once."""
 
@@ -45,7 +45,7 @@ class TapCounts(msgspec.Struct, kw_only=True):
     disconnected: int = 0
     """Clients that left before the answer's end. A turn tells of it once anything was sent."""
     late: int = 0
-    """Answers sent before their turn was durable (it followed)."""
+    """Answers sent before their turn was written (it followed)."""
 
 
 class Exchange(msgspec.Struct, kw_only=True):
@@ -65,6 +65,8 @@ class Exchange(msgspec.Struct, kw_only=True):
     answers: list[Answer]
     started_at: float
     cached_tokens: int = 0
+    asked: bool = False
+    """Whether an engine was given it that did not fail: the prompt is computed, or soon is."""
 
     @property
     def completion_tokens(self) -> int:
@@ -96,12 +98,13 @@ class Exchange(msgspec.Struct, kw_only=True):
         causes: set[type[EspalierError]] = set()
         while True:
             try:
-                await versions.require_ready(self.adapter)
-                async with aclosing(self._run_once(engine, streaming)) as steps:
+                incarnation = await versions.require_ready(self.adapter)
+                async with aclosing(self._run_once(engine, incarnation, streaming)) as steps:
                     async for pieces in steps:
                         yield pieces
                 return
             except (NotFoundError, UnavailableError) as error:
+                self.asked = False
                 out = streaming and self.completion_tokens
                 if out or type(error) in causes:
                     raise
@@ -115,9 +118,11 @@ class Exchange(msgspec.Struct, kw_only=True):
                     await versions.load_again(self.adapter)
 
     async def _run_once(
-        self, engine: AsyncEngine, streaming: bool
+        self, engine: AsyncEngine, incarnation: str, streaming: bool
     ) -> AsyncGenerator[Iterable[Piece], None]:
-        async with aclosing(engine.stream(self.generate)) as steps:
+        self.asked = True
+        asked = msgspec.structs.replace(self.generate, incarnation=incarnation)
+        async with aclosing(engine.stream(asked)) as steps:
             async for lines in steps:
                 pieces = self._take(lines, streaming)
                 yield pieces if streaming else list(pieces)
@@ -144,7 +149,7 @@ class Exchange(msgspec.Struct, kw_only=True):
         if not self.generate.json_schema:
             return
         ended = [a.text for a in self.answers if a.finish_reason == "stop" and not a.stop]
-        await require_met(self.generate.json_schema, ended)
+        await require_met(self.generate.json_schema, ended, key_id=self.key.key_id)
 
     def fail(self) -> None:
         """It cannot go on: each answer is what was handed out of it, and says ``error``."""
@@ -196,7 +201,7 @@ class Exchange(msgspec.Struct, kw_only=True):
 
 
 def hand_in(exchange: Exchange, ingest: Ingest) -> list["asyncio.Future[None]"]:
-    """Hand the turns to ingest; each future is done once its turn is durable."""
+    """Hand the turns to ingest; each future is done once its turn is written."""
     turns, arrays = exchange.turns(time.time())
     try:
         return [asyncio.wrap_future(ingest.send_turn(turn, arrays)) for turn in turns]
@@ -206,7 +211,7 @@ def hand_in(exchange: Exchange, ingest: Ingest) -> list["asyncio.Future[None]"]:
         return []
 
 
-async def until_durable(waiting: list["asyncio.Future[None]"], counts: TapCounts) -> None:
+async def until_written(waiting: list["asyncio.Future[None]"], counts: TapCounts) -> None:
     """Wait, shortly."""
     if not waiting:
         return

@@ -16,6 +16,7 @@ from appliance.core.settings import Settings
 from appliance.engine.bases import Base
 from appliance.engine.client import AsyncEngine
 from appliance.engine.template import Template
+from appliance.engine.tool_calls import CALL_END
 from appliance.engine.wire import Generate
 from appliance.ingest import Ingest
 from policies.labels import flows_to, join
@@ -31,6 +32,7 @@ from serving.pauses import Pauses
 from serving.quota import Quota
 from serving.reply import Reply
 from serving.routing import Caller
+from serving.structured import require_callable
 from serving.under_way import Place, UnderWay, refusal
 from serving.versions import Versions
 
@@ -194,6 +196,9 @@ class Gateway:
                 code="context_length_exceeded",
             )
         key = place.key
+        grammar = ask.tool_choice.grammar(ask.tools)
+        await require_callable(grammar, key_id=key.key_id)
+        one_call = bool(ask.tools) and ask.tool_choice.ends_at_call
         alias, exact = self._parse(ask.model, key)
         adapter = await self.address(ask.model, key)
         # Before a route pins its session: what is refused leaves nothing behind.
@@ -211,8 +216,9 @@ class Gateway:
             top_k=ask.top_k,
             seed=ask.seed,
             stop_ids=self.template.stop_ids,
-            stops=list(ask.stops),
+            stops=[*ask.stops, CALL_END] if one_call else list(ask.stops),
             json_schema=ask.json_schema,
+            grammar=grammar,
             logprobs=True,
             top_logprobs=ask.top_logprobs,
             priority="interactive",
@@ -230,7 +236,10 @@ class Gateway:
             messages=ask.messages,
             tools=ask.tools,
             generate=generate,
-            answers=[Answer(self.template, stops=ask.stops, tools=ask.tools) for _ in range(ask.n)],
+            answers=[
+                Answer(self.template, stops=ask.stops, tools=ask.tools, one_call=one_call)
+                for _ in range(ask.n)
+            ],
             started_at=time.time(),
         )
         place.carry(exchange, charge)

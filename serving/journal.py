@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
+from appliance.core.decisions import MOVES, Release
 from appliance.core.errors import ConflictError
-from appliance.core.records import MOVES, Release, decode, encode
+from appliance.core.records import decode, encode
 from appliance.core.tables import releases
 
 

@@ -8,24 +8,31 @@ import socket
 import time
 from typing import Any
 
-import msgspec
-
 from appliance.core.database import Database
 from appliance.core.errors import UsageError
 from appliance.core.home import Home
 from appliance.core.settings import load_settings
-from serving.keys import Key, Scope, add_key, list_keys, revoke_key
+from serving.budgets import DAY_S
+from serving.key_lines import (
+    key_line,
+    key_value,
+    limits_line,
+    limits_value,
+    pause_value,
+    usage_lines,
+    usage_value,
+)
+from serving.keys import Scope, add_key, list_keys, revoke_key
 from serving.limits import Limits, list_limits, set_limits
-from serving.pauses import Pause, list_pauses, pause, resume
-from serving.usage import Spent, load
+from serving.pauses import list_pauses, pause, resume
 
-_DAY_S = 86_400
 _TELL_TIMEOUT_S = 5.0
 
 
 def add_to(commands: Any, common: argparse.ArgumentParser) -> None:
     """Put ``key`` and what it does beside the other commands."""
-    keys = commands.add_parser("key", help="agents' keys").add_subparsers(required=True)
+    program = commands.add_parser("key", prog="espalier key", help="agents' keys")
+    keys = program.add_subparsers(required=True)
     add = keys.add_parser("add", parents=[common], help="make a key; it is shown once")
     for name in ("team", "project", "agent"):
         add.add_argument(f"--{name}", default="default")
@@ -43,7 +50,7 @@ def add_to(commands: Any, common: argparse.ArgumentParser) -> None:
     _take_limits(change)
     change.set_defaults(run=_set)
     keys.add_parser(
-        "usage", parents=[common], help="limits, pauses, and what was used today"
+        "usage", parents=[common], help="limits and what is left, pauses, what was used"
     ).set_defaults(run=_usage)
     for verb, words in (
         ("pause", "refuse its new requests"),
@@ -84,39 +91,43 @@ def _limits_in(arguments: argparse.Namespace) -> dict[str, float | None]:
 
 
 def _scope_in(arguments: argparse.Namespace) -> Scope:
-    if arguments.key:
+    if arguments.key is not None:
         return Scope("key", arguments.key)
-    return Scope("agent", arguments.agent) if arguments.agent else Scope("team", arguments.team)
+    if arguments.agent is not None:
+        return Scope("agent", arguments.agent)
+    return Scope("team", arguments.team)
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    home = Home.find(arguments.home)
-    database = _database(home)
+    database = _database(arguments)
     secret, key = add_key(
         database,
         team=arguments.team,
         project=arguments.project,
         agent=arguments.agent,
-        label=arguments.label or load_settings(home).gateway.label,
+        label=arguments.label or load_settings(_home(arguments)).gateway.label,
         exact=arguments.exact,
         metrics=arguments.metrics,
         actor=_actor(),
     )
     if changes := _limits_in(arguments):
         set_limits(database, Scope("key", key.key_id), changes, actor=_actor())
-    _print(arguments, {"key": secret, **msgspec.to_builtins(key)}, f"{secret}\n  {_line(key)}")
+    value = key_value(key, list_limits(database), list_pauses(database))
+    _print(arguments, {"key": secret, **value}, f"{secret}\n  {key_line(value)}")
     return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    found = list_keys(_database(Home.find(arguments.home)))
-    text = "\n".join(map(_line, found)) or "no keys yet: espalier key add"
-    _print(arguments, {"keys": [msgspec.to_builtins(key) for key in found]}, text)
+    database = _database(arguments)
+    limits, stopped = list_limits(database), list_pauses(database)
+    found = [key_value(key, limits, stopped) for key in list_keys(database)]
+    text = "\n".join(map(key_line, found)) or "no keys yet: espalier key add"
+    _print(arguments, {"keys": found}, text)
     return 0
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    revoke_key(_database(Home.find(arguments.home)), arguments.key_id, actor=_actor())
+    revoke_key(_database(arguments), arguments.key_id, actor=_actor())
     _print(arguments, {"key_id": arguments.key_id, "revoked": True}, f"{arguments.key_id} revoked")
     return 0
 
@@ -128,59 +139,36 @@ def _set(arguments: argparse.Namespace) -> int:
             "expected a limit, got none",
             next_step=f"espalier key set --{scope.kind} {scope.name} --tokens-per-day N",
         )
-    home = Home.find(arguments.home)
-    now = set_limits(_database(home), scope, changes, actor=_actor())
-    shown = {**scope._asdict(), **msgspec.to_builtins(now), "told": _tell_gateway(home)}
-    _print(arguments, shown, f"{scope}: {_limits_line(now)}")
+    now = limits_value(scope, set_limits(_database(arguments), scope, changes, actor=_actor()))
+    told = _tell_gateway(_home(arguments))
+    _print(arguments, {**now, "told": told}, f"{scope}: {limits_line(now)}")
     return 0
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    home = Home.find(arguments.home)
     made = pause(
-        _database(home),
+        _database(arguments),
         _scope_in(arguments),
         killed=arguments.killed,
         actor=_actor(),
         reason=arguments.reason,
     )
-    shown = {**_shown(made), "told": _tell_gateway(home)}
+    shown = {**pause_value(made), "told": _tell_gateway(_home(arguments))}
     _print(arguments, shown, made.message)
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    home, scope = Home.find(arguments.home), _scope_in(arguments)
-    resume(_database(home), scope, actor=_actor(), reason=arguments.reason)
-    shown = {**scope._asdict(), "told": _tell_gateway(home)}
+    scope = _scope_in(arguments)
+    resume(_database(arguments), scope, actor=_actor(), reason=arguments.reason)
+    shown = {**scope._asdict(), "told": _tell_gateway(_home(arguments))}
     _print(arguments, shown, f"{scope} may ask again")
     return 0
 
 
 def _usage(arguments: argparse.Namespace) -> int:
-    database = _database(Home.find(arguments.home))
-    today: dict[Scope, Spent] = {}
-    for scopes, _, spent in load(database, since_day=int(time.time() // _DAY_S)):
-        for scope in scopes:
-            today.setdefault(scope, Spent()).add(spent)
-    limits, stopped = list_limits(database), list_pauses(database)
-    value = {
-        "limits": [
-            {**scope._asdict(), **msgspec.to_builtins(set_)} for scope, set_ in limits.items()
-        ],
-        "pauses": [_shown(one) for one in stopped],
-        "today": [{**scope._asdict(), **msgspec.to_builtins(s)} for scope, s in today.items()],
-    }
-    lines = [
-        *(one.message for one in stopped),
-        *(f"{scope}: {_limits_line(set_)}" for scope, set_ in limits.items()),
-        *(
-            f"{scope}: today {spent.requests} requests, {spent.tokens} tokens, "
-            f"{spent.units:g} units"
-            for scope, spent in sorted(today.items())
-        ),
-    ]
-    _print(arguments, value, "\n".join(lines) or "nothing is limited, paused or used today")
+    value = usage_value(_database(arguments), int(time.time() // DAY_S))
+    _print(arguments, value, usage_lines(value))
     return 0
 
 
@@ -203,28 +191,15 @@ def _actor() -> str:
     return f"os:{getpass.getuser()}"
 
 
-def _database(home: Home) -> Database:
+def _home(arguments: argparse.Namespace) -> Home:
+    return Home.existing(arguments.home)
+
+
+def _database(arguments: argparse.Namespace) -> Database:
+    home = _home(arguments)
     home.create()
     return Database.open(home.database)
 
 
 def _print(arguments: argparse.Namespace, value: dict[str, Any], text: str) -> None:
     print(json.dumps(value) if arguments.json else text)
-
-
-def _shown(stopped: Pause) -> dict[str, Any]:
-    value: dict[str, Any] = msgspec.to_builtins(stopped)
-    return {**stopped.scope._asdict(), **{n: v for n, v in value.items() if n != "scope"}}
-
-
-def _limits_line(limits: Limits) -> str:
-    found = msgspec.structs.asdict(limits).items()
-    return (
-        ", ".join(f"{n.replace('_', ' ')} {v:g}" for n, v in found if v is not None) or "no limit"
-    )
-
-
-def _line(key: Key) -> str:
-    made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
-    state = "revoked" if key.revoked_at else "exact versions" if key.exact else "alias only"
-    return f"{key.key_id}  {key.team}/{key.project}/{key.agent}  {key.label}  {state}  {made}"

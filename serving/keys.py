@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.digests import hash_key
-from appliance.core.errors import NotFoundError
+from appliance.core.errors import ConflictError, NotFoundError, UsageError
+from appliance.core.names import MAX_NAME, is_name
 from appliance.core.records import Who
 from appliance.core.tables import keys
 from policies.labels import parse_label
@@ -72,8 +73,16 @@ def add_key(
     """Make a key. Its secret is returned once and stored nowhere.
 
     Raises:
+        UsageError: team, project or agent is no name.
         PolicyError: `label` is not a label.
     """
+    for what, name in (("team", team), ("project", project), ("agent", agent)):
+        if not is_name(name):
+            raise UsageError(
+                f"a {what} has 1 to {MAX_NAME} printable characters, none of them a space at an "
+                f"end; got {name[: MAX_NAME + 1]!r}",
+                next_step=f"espalier key add --{what} NAME",
+            )
     parse_label(label)
     secret = PREFIX + secrets.token_urlsafe(32)
     now = time.time()
@@ -129,6 +138,25 @@ def require_known(connection: sa.Connection, scope: Scope) -> None:
     column = {"key": keys.c.key_id, "agent": keys.c.agent, "team": keys.c.team}[scope.kind]
     if connection.scalar(sa.select(keys.c.key_id).where(column == scope.name).limit(1)) is None:
         raise NotFoundError(f"no key is of {scope}", next_step="espalier key list")
+
+
+def require_good(connection: sa.Connection, scope: Scope) -> None:
+    """Raise where it is a key that was revoked: what is set on it would hold for nothing.
+
+    Raises:
+        NotFoundError: no key is of this scope.
+        ConflictError: it was revoked.
+    """
+    require_known(connection, scope)
+    if scope.kind != "key":
+        return
+    revoked_at = connection.scalar(sa.select(keys.c.revoked_at).where(keys.c.key_id == scope.name))
+    if revoked_at is not None:
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(revoked_at))
+        raise ConflictError(
+            f"{scope} was revoked, since {since}: it may ask nothing any more",
+            next_step="espalier key add makes another; key kill ends what this one has under way",
+        )
 
 
 class KeyRing:

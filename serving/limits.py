@@ -10,7 +10,7 @@ from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import UsageError
 from appliance.core.tables import limits
-from serving.keys import Scope, require_known
+from serving.keys import Scope, require_good
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,7 @@ def set_limits(
     Raises:
         UsageError: an amount is not above zero, or no such limit.
         NotFoundError: no key is of this scope.
+        ConflictError: it is a key that was revoked.
     """
     for name, amount in changes.items():
         if name not in Limits.__struct_fields__:
@@ -47,7 +48,7 @@ def set_limits(
             )
     here = (limits.c.kind == scope.kind, limits.c.name == scope.name)
     with database.write() as connection:
-        require_known(connection, scope)
+        require_good(connection, scope)
         audit.record(
             connection, actor=actor, act="key.limit", at=time.time(), subject=str(scope), **changes
         )

@@ -116,10 +116,11 @@ class Metrics:
         else:
             outcome = "left" if place.left else "2xx"
             self._requests.labels(version, route, outcome).inc()
+        if place.prompt_tokens:
+            self._tokens.labels(version, "prompt").inc(place.prompt_tokens)
         if exchange is None or place.first_token_s is None:
             return
         self._attribution.note(exchange)
-        self._tokens.labels(version, "prompt").inc(len(exchange.generate.prompt_ids))
         self._tokens.labels(version, "cached").inc(exchange.cached_tokens)
         self._tokens.labels(version, "completion").inc(exchange.completion_tokens)
         self._first_token.labels(version, route).observe(place.first_token_s)
@@ -180,7 +181,7 @@ class _Live(Collector):
         yield ingest
         yield CounterMetricFamily(
             "espalier_late_turns",
-            "Answers sent before their turn was durable; it followed.",
+            "Answers sent before their turn was written; it followed.",
             value=gateway.counts.late,
         )
         build = GaugeMetricFamily(

@@ -15,7 +15,7 @@ from appliance.core import audit
 from appliance.core.database import Database
 from appliance.core.errors import NotFoundError, UsageError
 from appliance.core.tables import pauses
-from serving.keys import Key, Scope, require_known
+from serving.keys import Key, Scope, require_good, require_known
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +46,14 @@ def pause(database: Database, scope: Scope, *, killed: bool, actor: str, reason:
     Raises:
         UsageError: no reason is given.
         NotFoundError: no key is of this scope.
+        ConflictError: it is to be paused, and is a key that was revoked.
     """
     if not reason.strip():
         raise UsageError("expected a reason, got none", next_step="--reason TEXT")
     made = Pause(scope=scope, killed=killed, actor=actor, reason=reason, at=time.time())
     with database.write() as connection:
-        require_known(connection, scope)
+        # A revoked key may still have answers under way, which a kill ends.
+        (require_known if killed else require_good)(connection, scope)
         audit.record(
             connection, actor=actor, act="key.kill" if killed else "key.pause", at=made.at,
             subject=str(scope), reason=reason,

@@ -9,8 +9,8 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Literal
 
 from appliance.core.database import Database
@@ -18,14 +18,15 @@ from appliance.core.errors import UnavailableError
 from appliance.core.settings import Prices
 from policies.limits import Bucket
 from serving import usage
+from serving.budgets import DAY_S, Budget, budgets_of, month_begin, shown
 from serving.keys import Key, Scope
 from serving.limits import Limits, list_limits
 from serving.openai_errors import ApiError
 from serving.usage import Batch, Spent
 
-_DAY_S = 86_400
-_EPOCH = date(1970, 1, 1).toordinal()
 _FREE = Limits()
+_ROUNDING = 1e-9
+"""Units that sums of fractions may be off by."""
 _log = logging.getLogger("espalier.quota")
 
 
@@ -39,13 +40,6 @@ class _Meter:
         """Of this month."""
         self.reserved_tokens = 0
         self.reserved_units = 0.0
-
-    def spent(self, since_day: int) -> Spent:
-        total = Spent()
-        for day, spent in self.days.items():
-            if day >= since_day:
-                total.add(spent)
-        return total
 
 
 class Quota:
@@ -61,7 +55,7 @@ class Quota:
         self._unsaved: Batch = defaultdict(Spent)
         self._limits: dict[Scope, Limits] = {}
         self.reload()
-        for scopes, day, spent in usage.load(database, since_day=_month_begin(self._today)):
+        for scopes, day, spent in usage.load(database, since_day=month_begin(self._today)):
             for scope in scopes:
                 self._meters[scope].days[day].add(spent)
 
@@ -97,7 +91,11 @@ class Quota:
         tokens = prompt_tokens + max_new_tokens
         units = self._units(prompt_tokens, max_new_tokens)
         for scope, limits in self._of(key):
-            self._require_budget(scope, limits, tokens, units, now)
+            for budget in self._budgets(scope, limits):
+                asked = tokens if budget.kind == "tokens" else units
+                if asked > budget.left + _ROUNDING:
+                    fits = self._fitting(key, prompt_tokens)
+                    raise _used_up(scope, budget, asked, prompt_tokens, fits, now)
             rate = limits.tokens_per_minute
             if rate and (wait_s := self._meters[scope].tokens.wait_s(tokens, rate, now)):
                 raise self._too_fast(key, scope, "tokens", rate, wait_s)
@@ -124,7 +122,7 @@ class Quota:
             meter.reserved_units -= charge.units
             meter.tokens.give_back(charge.tokens - used.tokens)
             if today not in meter.days:
-                begin = _month_begin(today)
+                begin = month_begin(today)
                 for past in [day for day in meter.days if day < begin]:
                     del meter.days[past]
             meter.days[today].add(used)
@@ -164,7 +162,7 @@ class Quota:
 
     @property
     def _today(self) -> int:
-        return int(self._clock() // _DAY_S)
+        return int(self._clock() // DAY_S)
 
     def _of(self, key: Key) -> list[tuple[Scope, Limits]]:
         if not self._limits:
@@ -175,24 +173,25 @@ class Quota:
         prices = self._prices
         return (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / 1e6
 
-    def _require_budget(
-        self, scope: Scope, limits: Limits, tokens: int, units: float, now: float
-    ) -> None:
-        meter, today = self._meters[scope], int(now // _DAY_S)
-        begin = {"day": today, "month": _month_begin(today)}
-        for period, since in begin.items():
-            for kind, asked, reserved in (
-                ("tokens", tokens, meter.reserved_tokens),
-                ("units", units, meter.reserved_units),
-            ):
-                budget = getattr(limits, f"{kind}_per_{period}")
-                if budget is None:
-                    continue
-                left = budget - reserved - getattr(meter.spent(since), kind)
-                if asked > left:
-                    end = today + 1 if period == "day" else _month_end(today)
-                    name = f"{budget:g} {kind} per {period}"
-                    raise _used_up(scope, name, left, asked, end * _DAY_S, now)
+    def _budgets(self, scope: Scope, limits: Limits) -> Iterator[Budget]:
+        """With what is left when all that is under way uses all that it may."""
+        meter = self._meters[scope]
+        for budget in budgets_of(limits, meter.days, self._today):
+            reserved = getattr(meter, f"reserved_{budget.kind}")
+            yield budget._replace(left=budget.left - reserved)
+
+    def _fitting(self, key: Key, prompt_tokens: int) -> int:
+        """The most new tokens after this prompt that all budgets have room for; below 1 is none."""
+        of_prompt = {"tokens": float(prompt_tokens), "units": self._units(prompt_tokens, 0)}
+        of_token = {"tokens": 1.0, "units": self._units(0, 1)}
+        rooms = []
+        for scope, limits in self._of(key):
+            for budget in self._budgets(scope, limits):
+                rest = budget.left - of_prompt[budget.kind]
+                each = of_token[budget.kind]
+                # What costs nothing fits as long as the prompt does.
+                rooms.append(rest / each if each else math.copysign(math.inf, rest))
+        return math.floor(max(0.0, min(rooms)))
 
     def _too_fast(
         self,
@@ -204,7 +203,8 @@ class Quota:
     ) -> ApiError:
         return ApiError(
             429,
-            f"{scope} may use {rate:g} {kind} per minute; there is room again in {wait_s:.1f} s",
+            f"{scope} may use {shown(rate)} {kind} per minute; "
+            f"there is room again in {wait_s:.1f} s",
             kind=kind,
             code="rate_limit_exceeded",
             headers={"retry-after": str(math.ceil(wait_s)), **self.headers(key)},
@@ -226,24 +226,21 @@ class Charge:
 
 
 def _used_up(
-    scope: Scope, budget: str, left: float, asked: float, end: float, now: float
+    scope: Scope, budget: Budget, asked: float, prompt_tokens: int, fits: int, now: float
 ) -> ApiError:
+    end = budget.full_again * DAY_S
+    would = (
+        f"max_tokens {fits} would fit, over all choices"
+        if fits
+        else f"nothing fits after a prompt of {prompt_tokens} tokens"
+    )
     return ApiError(
         429,
-        f"the budget of {scope}, {budget}, has {max(0.0, left):g} left and this request may use "
-        f"{asked:g}; it is full again on {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC",
+        f"the budget of {scope}, {budget}, has {shown(max(0.0, budget.left))} left and this "
+        f"request may use {shown(asked)}: {would}; it is full again on "
+        f"{datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC",
         kind="insufficient_quota",
         code="insufficient_quota",
         # Clients that try a 429 again by themselves leave this one alone.
         headers={"retry-after": str(math.ceil(end - now)), "x-should-retry": "false"},
     )
-
-
-def _month_begin(day: int) -> int:
-    return date.fromordinal(day + _EPOCH).replace(day=1).toordinal() - _EPOCH
-
-
-def _month_end(day: int) -> int:
-    begin = date.fromordinal(day + _EPOCH).replace(day=1)
-    month_after = date(begin.year + begin.month // 12, begin.month % 12 + 1, 1)
-    return month_after.toordinal() - _EPOCH

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from appliance.core.database import Database
+from appliance.core.decisions import MOVES, Release, Rollout
 from appliance.core.digests import Digest, short
 from appliance.core.errors import ConflictError, EspalierError, UnavailableError
-from appliance.core.records import MOVES, Release, Rollout
 from appliance.core.settings import Rollout as RolloutSettings
 from policies.releasing import require_another, require_generation, require_nothing_tried
 from serving import journal

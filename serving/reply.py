@@ -18,7 +18,7 @@ from appliance.core.errors import EspalierError
 from appliance.engine.client import AsyncEngine
 from appliance.ingest import Ingest
 from serving.ask import Shape
-from serving.exchange import Exchange, Piece, TapCounts, hand_in, until_durable
+from serving.exchange import Exchange, Piece, TapCounts, hand_in, until_written
 from serving.openai_errors import ApiError, from_espalier
 from serving.under_way import Place
 from serving.versions import Lease, Versions
@@ -154,10 +154,10 @@ class Reply(Response):
         await self._send_last(send, lambda: self._shape.end(self._exchange))
 
     async def _send_last(self, send: Send, make: Callable[[], bytes]) -> None:
-        """What ends the answer; it is written while the turn is made durable, and sent after."""
+        """What ends the answer; it is made while the turn is written, and sent after."""
         waiting = self._hand_in()
         body = make()
-        await until_durable(waiting, self._counts)
+        await until_written(waiting, self._counts)
         if not self._started:
             await self._start(send, b"application/json", len(body))
         await self._send(send, body, end=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from appliance.core.decisions import Release
 from appliance.core.digests import Digest, digest_bytes
-from appliance.core.records import Release
 from policies.canary import Side, group
 from serving.releases import Releases
 

@@ -1,15 +1,16 @@
-"""``python -m serving.schema_judge``: a process that judges schemas, and answers against them.
+"""``python -m serving.schema_judge``: a process that judges schemas and grammars, and answers.
 
 A short schema can take for ever to compile, here as in the engine, and so can an answer's check.
 The system ends this process where one job takes too long; `serving.structured` starts the next.
-One job a line on standard input, one verdict a line on standard output.
+One job a line on standard input, as a list of a judgement's name and what it judges; one verdict a
+line on standard output.
 """
 
 import json
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped] # no stubs in the environment
@@ -37,8 +38,17 @@ def problem_with(schema: str) -> str:
         jsonschema.Draft202012Validator.check_schema(parsed)
     except jsonschema.SchemaError as error:
         return str(error.message)
-    grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
-    return str(LLMatcher.validate_grammar(grammar)) or _dead_end(grammar)
+    compact = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+    return _problem_with(compact)
+
+
+def problem_with_grammar(lark: str) -> str:
+    """Why no answer can be held to this grammar; empty where one can."""
+    return _problem_with(LLMatcher.grammar_from_lark(lark))
+
+
+def _problem_with(grammar: str) -> str:
+    return str(LLMatcher.validate_grammar(grammar)).partition("\n")[0] or _dead_end(grammar)
 
 
 def unmet(schema: str, answers: list[str]) -> str | None:
@@ -97,16 +107,25 @@ _Validator = jsonschema.validators.extend(
 )
 
 
+_JUDGEMENTS: dict[str, tuple[Callable[..., str | None], float]] = {
+    "schema": (problem_with, CPU_S),
+    "grammar": (problem_with_grammar, CPU_S),
+    "answers": (unmet, CHECK_CPU_S),
+}
+"""Each with the seconds of processor time that it may take."""
+
+
 def main() -> None:
     """Judge line by line until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for line in sys.stdin:
-        schema, answers = json.loads(line)
+        name, *judged = json.loads(line)
+        judge, cpu_s = _JUDGEMENTS[name]
         # Python sets no handlers for these two: the system ends the process, whatever it is in.
-        signal.setitimer(signal.ITIMER_PROF, CPU_S if answers is None else CHECK_CPU_S)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
-        verdict = problem_with(schema) if answers is None else unmet(schema, answers)
+        verdict = judge(*judged)
         print(json.dumps(verdict and verdict[:_SAID_MAX]), flush=True)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)

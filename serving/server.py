@@ -135,7 +135,7 @@ async def _upkeep(gateway: Gateway) -> None:
                 await gateway.engine.release(None, HOLDER)
                 fresh = False
             await gateway.aliases.follow()
-            await gateway.versions.restore(health.resident)
+            await gateway.versions.restore(health)
         except EspalierError as error:
             gateway.releases.note(error)
             _log.warning("%s", error.message)

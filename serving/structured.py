@@ -1,8 +1,9 @@
-"""Answers that have to meet a JSON schema: the schema is judged before, the answer after.
+"""Answers that have to meet a JSON schema or a grammar: that is judged before, the answer after.
 
-The engine keeps to the schema token by token. What it could not keep to is refused here, before
-anything is sampled. Both judgements are made in processes with limits, never on the event loop.
-A reference to a schema elsewhere is refused, never fetched.
+The engine keeps to it token by token. What it could not keep to is refused here, before anything is
+sampled. Both judgements are made in processes with limits, never on the event loop, and one at a
+time for each key, so that no key has the judges to itself. A reference to a schema elsewhere is
+refused, never fetched.
 """
 
 import asyncio
@@ -11,10 +12,11 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -25,8 +27,6 @@ from serving.schema_judge import CPU_S, MEMORY_BYTES
 SCHEMA_MAX_BYTES = 64 << 10
 _CHECK_S = 2.0
 """Longest time that finished answers wait for their check."""
-_of_schemas = ThreadPoolExecutor(max_workers=2, thread_name_prefix="schema")
-_of_answers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="answer")
 _own = threading.local()
 """Each thread has a judge of its own: a process, started for its first job."""
 _ANY_OBJECT = '{"type":"object"}'
@@ -66,26 +66,29 @@ def _bounded(schema: Any, param: str) -> str:
     return text
 
 
-async def require_possible(schema: str, param: str) -> None:
+async def require_possible(schema: str, param: str, *, key_id: str) -> None:
     """Raise unless an answer can be held to this schema; empty asks for nothing.
 
     Raises:
         ApiError: 400; it is no schema, nothing can meet it, or it is too hard to compile.
     """
-    if not schema:
-        return
-    loop = asyncio.get_running_loop()
-    try:
-        problem = await loop.run_in_executor(_of_schemas, _problem_with, schema)
-    except _NoVerdict:
-        problem = f"it takes more than {CPU_S} seconds or {MEMORY_BYTES >> 20} MiB to compile"
-    if problem:
-        raise ApiError(
-            400, f"no answer can be held to this schema: {problem}", param=param, code="bad_schema"
-        )
+    if schema and (problem := await _judged_problem("schema", schema, key_id)):
+        raise _bad(f"this schema: {problem}", param)
 
 
-async def require_met(schema: str, answers: Sequence[str]) -> None:
+async def require_callable(grammar: str, *, key_id: str) -> None:
+    """Raise unless an answer can be held to this grammar of calls; empty asks for nothing.
+
+    Raises:
+        ApiError: 400; a tool's schema is none, nothing can meet it, or it is too hard to compile.
+    """
+    if len(grammar.encode()) > SCHEMA_MAX_BYTES:
+        raise _bad(f"tools whose schemas have more than {SCHEMA_MAX_BYTES >> 10} KiB", "tools")
+    if grammar and (problem := await _judged_problem("grammar", grammar, key_id)):
+        raise _bad(f"calls of these tools: {problem}", "tools")
+
+
+async def require_met(schema: str, answers: Sequence[str], *, key_id: str) -> None:
     """Raise unless finished answers meet the schema that was asked for.
 
     The engine held them to it already: what cannot be checked in time is logged, and passes.
@@ -93,8 +96,7 @@ async def require_met(schema: str, answers: Sequence[str]) -> None:
     Raises:
         ApiError: 500; the engine did not keep to it.
     """
-    loop = asyncio.get_running_loop()
-    check = loop.run_in_executor(_of_answers, _judge, schema, answers)
+    check = _of_answers.judge(key_id, lambda: _judge("answers", schema, answers))
     try:
         why = await asyncio.wait_for(check, _CHECK_S)
     except (TimeoutError, _NoVerdict):
@@ -113,13 +115,51 @@ class _NoVerdict(Exception):
     """The judge did not come to an end within its limits."""
 
 
+class _Judges:
+    """Two threads, and of each key one job at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix=name)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def judge(self, key_id: str, job: Callable[[], str]) -> str:
+        """Do a job once those that the same key gave before have ended."""
+        turn = self._turns.setdefault(key_id, asyncio.Lock())
+        await turn.acquire()
+        running = asyncio.get_running_loop().run_in_executor(self._threads, job)
+
+        def ended(done: "asyncio.Future[str]") -> None:
+            turn.release()
+            if not done.cancelled():
+                done.exception()  # whoever waited has it
+
+        running.add_done_callback(ended)
+        # Who leaves does not end the job, so the key's next one waits for it all the same.
+        return await asyncio.shield(running)
+
+
+_of_schemas = _Judges("schema")
+_of_answers = _Judges("answer")
+
+
+def _bad(what: str, param: str) -> ApiError:
+    return ApiError(400, f"no answer can be held to {what}", param=param, code="bad_schema")
+
+
+async def _judged_problem(kind: str, text: str, key_id: str) -> str:
+    try:
+        return await _of_schemas.judge(key_id, lambda: _problem_with(kind, text))
+    except _NoVerdict:
+        return f"it takes more than {CPU_S} seconds or {MEMORY_BYTES >> 20} MiB to compile"
+
+
 @lru_cache(maxsize=1024)
-def _problem_with(schema: str) -> str:
+def _problem_with(kind: str, text: str) -> str:
     # What raises is not kept: on a machine that is less busy there may be a verdict.
-    return _judge(schema, None)
+    return _judge(kind, text)
 
 
-def _judge(schema: str, answers: Sequence[str] | None) -> str:
+def _judge(kind: str, *judged: str | Sequence[str]) -> str:
     judge: subprocess.Popen[str] | None = getattr(_own, "judge", None)
     if judge is None or judge.poll() is not None:
         judge = _own.judge = subprocess.Popen(
@@ -130,7 +170,7 @@ def _judge(schema: str, answers: Sequence[str] | None) -> str:
     if jobs is None or verdicts is None:
         raise _NoVerdict
     try:
-        jobs.write(json.dumps([schema, answers]) + "\n")
+        jobs.write(json.dumps([kind, *judged]) + "\n")
         jobs.flush()
         said = verdicts.readline()
     except OSError as error:

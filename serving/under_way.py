@@ -109,6 +109,17 @@ class Place:
             self.first_token_s = time.perf_counter() - self._began
             self._under_way.first_token(self)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Those that an engine computed, once it is over. One that failed before its first token
+        took nothing; who left before it, or was killed, has had the prompt computed.
+        """
+        exchange = self.exchange
+        left = self.left or self.killed is not None
+        if exchange is None or (self.first_token_s is None and not (left and exchange.asked)):
+            return 0
+        return len(exchange.generate.prompt_ids)
+
     def kill(self, error: ApiError) -> None:
         """End it now: its task is cancelled, and the engine's stream closed with it."""
         if self.killed is None and self._task is not None:
@@ -137,9 +148,7 @@ class Place:
             self.error = _told(error)
         self.seconds = time.perf_counter() - self._began
         if self.exchange is not None and self._charge is not None:
-            # An engine that gave nothing took nothing.
-            fed = 0 if self.first_token_s is None else len(self.exchange.generate.prompt_ids)
-            self._charge.settle(fed, self.exchange.completion_tokens)
+            self._charge.settle(self.prompt_tokens, self.exchange.completion_tokens)
         self._under_way.leave(self)
         if self.on_end is not None:
             self.on_end(self)

@@ -1,6 +1,8 @@
 """Which adapters are resident in the engine for the gateway, and who is using them.
 
-What is resident answers only once it is proven, and what is loaded again is proven again.
+What is resident answers only once it is proven, and what is loaded again is proven again. A proof
+is good for one incarnation of the engine: after its restart somebody else may have had the same
+adapter loaded, which proves nothing.
 
 A request leases its version from the moment the alias is resolved until its last byte. A version
 is released when no request holds it and no alias keeps it: as its champion, the one before that,
@@ -16,6 +18,7 @@ from types import TracebackType
 from appliance.core.digests import Digest, short
 from appliance.core.errors import EspalierError, UnavailableError
 from appliance.engine.client import AsyncEngine
+from appliance.engine.wire import Health
 
 HOLDER = "serving"
 _log = logging.getLogger("espalier.versions")
@@ -30,8 +33,9 @@ class Versions:
         """Raises unless the engine holds what was trained. Admission sets it."""
         self._uses: dict[Digest, int] = {}
         self._resident: dict[Digest, None] = {}
-        self._proven: set[Digest] = set()
-        self._loading: dict[Digest, asyncio.Task[None]] = {}
+        self._proven: dict[Digest, str] = {}
+        """The engine's incarnation in which each was proven."""
+        self._loading: dict[Digest, asyncio.Task[str]] = {}
         self._guests: set[Digest] = set()
         """Addressed by digest; they stay until somebody needs the room."""
         self._kept: dict[str, set[Digest]] = {}
@@ -93,35 +97,47 @@ class Versions:
         """Whether it may answer: it is resident, and was proven since it was loaded."""
         return adapter is None or (adapter in self._proven and adapter in self._resident)
 
-    def proved(self, adapter: Digest) -> None:
-        """A proof of what is resident now was good."""
-        self._proven.add(adapter)
+    async def incarnation(self) -> str:
+        """The engine's, to be asked for before a proof: one that is started anew meanwhile is not
+        the one that the proof is good for.
+        """
+        return (await self._engine.health()).incarnation
 
-    async def ready(self, adapter: Digest, *, guest: bool = False) -> None:
+    def proved(self, adapter: Digest, incarnation: str) -> None:
+        """A proof of what is resident now was good."""
+        self._proven[adapter] = incarnation
+
+    async def ready(self, adapter: Digest, *, guest: bool = False) -> str:
         """Make a version resident and proven. All who ask at once wait for the same proof.
+
+        Returns:
+            The engine's incarnation in which it was proven.
 
         Raises:
             EspalierError: as `prepare` and `proof`.
         """
         if self.proven(adapter):
-            return
+            return self._proven[adapter]
         task = self._loading.get(adapter)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._load(adapter, guest))
             self._loading[adapter] = task
             task.add_done_callback(lambda done: self._loaded(adapter, done))
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
-    async def require_ready(self, adapter: Digest | None) -> None:
+    async def require_ready(self, adapter: Digest | None) -> str:
         """Before a request that was routed to it: what it waits for is the engine's business.
+
+        Returns:
+            The incarnation to name in the request; empty for the base, which needs no proof.
 
         Raises:
             UnavailableError: it is not proven, and cannot be now.
         """
-        if adapter is None or self.proven(adapter):
-            return
+        if adapter is None:
+            return ""
         try:
-            await self.ready(adapter)
+            return await self.ready(adapter)
         except EspalierError as error:
             raise UnavailableError(
                 f"adapter {short(adapter)} cannot answer: {error.message}"
@@ -134,17 +150,21 @@ class Versions:
             UnavailableError: it cannot be now.
         """
         if self.proven(adapter):  # else somebody is at it
-            self._proven.discard(adapter)
-            self._resident.pop(adapter, None)
+            self._lose(adapter)
         await self.require_ready(adapter)
 
-    async def restore(self, resident: list[Digest]) -> None:
-        """Load what should be resident and, as the engine's own list says, is not."""
-        lost = [a for a in self._resident if a not in resident and self.proven(a)]
-        self._proven.difference_update(lost)
+    async def restore(self, health: Health) -> None:
+        """Load what should be resident and, as the engine says, is not, or not by our doing."""
+        lost = [
+            adapter
+            for adapter in self._resident
+            if self.proven(adapter)
+            and (adapter not in health.resident or self._proven[adapter] != health.incarnation)
+        ]
+        for adapter in lost:
+            self._lose(adapter)
         for adapter in lost:
             _log.warning("the engine lost adapter %s: loading it again", short(adapter))
-            self._resident.pop(adapter, None)
             try:
                 await self.require_ready(adapter)
             except UnavailableError as error:
@@ -158,10 +178,11 @@ class Versions:
         self._guests -= self._kept[alias]
         self._release_unused()
 
-    async def _load(self, adapter: Digest, guest: bool) -> None:
+    async def _load(self, adapter: Digest, guest: bool) -> str:
         with self.lease(adapter):
             await self.prepare(adapter, guest=guest)
             try:
+                incarnation = await self.incarnation()
                 await self.proof(adapter)
             except EspalierError:
                 # Whoever asks again has it loaded from its files again.
@@ -170,9 +191,10 @@ class Versions:
                     with suppress(EspalierError):
                         await self._engine.release(adapter, HOLDER)
                 raise
-            self.proved(adapter)
+            self.proved(adapter, incarnation)
+        return incarnation
 
-    def _loaded(self, adapter: Digest, task: "asyncio.Task[None]") -> None:
+    def _loaded(self, adapter: Digest, task: "asyncio.Task[str]") -> None:
         del self._loading[adapter]
         if not task.cancelled():
             task.exception()  # whoever waited has it
@@ -201,9 +223,12 @@ class Versions:
                 _log.warning("adapter %s stays in the engine: %s", short(adapter), error)
 
     def _forget(self, adapter: Digest) -> None:
-        self._resident.pop(adapter, None)
-        self._proven.discard(adapter)
+        self._lose(adapter)
         self._guests.discard(adapter)
+
+    def _lose(self, adapter: Digest) -> None:
+        self._resident.pop(adapter, None)
+        self._proven.pop(adapter, None)
 
 
 async def _no_proof(adapter: Digest) -> None:

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 
 from appliance.core.adapters import RECORD
 from appliance.core.database import Database
+from appliance.core.decisions import Approval, Candidate
 from appliance.core.digests import Digest, digest_json, short
 from appliance.core.errors import AdapterError, NotApprovedError, NotFoundError, RefusedError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Adapter, Approval, Candidate, Probe, decode
+from appliance.core.records import Adapter, Probe, decode
 from appliance.core.settings import Settings
 from appliance.core.signers import signers
 from appliance.core.tables import adapters, approvals, rounds

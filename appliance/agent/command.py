@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m appliance.agent")
+    parser = argparse.ArgumentParser(prog="espalier agent")
     commands = parser.add_subparsers(dest="command", required=True)
     fleet = commands.add_parser("fleet", help="many agents at once on a file of tasks")
     fleet.add_argument("--tasks", type=Path, required=True, help="JSON lines, one task each")

@@ -72,13 +72,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    programs = "\n".join(f"  {name:<10} {what[2]}" for name, what in PROGRAMS.items())
     parser = argparse.ArgumentParser(
         prog="espalier",
         description="An appliance that grows a company's model from what its agents did.",
-        epilog=f"programs (espalier NAME --help):\n{programs}\n\n"
-        "every command takes --home DIR (or $ESPALIER_HOME)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="every command takes --help, and --home DIR (or $ESPALIER_HOME)",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
@@ -166,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
         person(undo)
     log = verb("log", "commands.log", "the audit log, its chain verified")
     log.add_argument("--after", type=int, default=0, help="entries after this sequence number")
+    # Known by name alone, for the list of commands: `main` starts them before it parses.
+    for name, (_, _, what) in PROGRAMS.items():
+        verbs.add_parser(name, help=what, add_help=False)
     return parser
 
 

@@ -32,7 +32,7 @@ _POLL_S = 0.2
 
 def user(arguments: argparse.Namespace) -> int:
     """Add, list or change people. The first is an admin, made by whoever owns the home."""
-    home = Home.find()
+    home = Home.existing()
     if arguments.what == "list":
         found = people.everybody(ground_of(home).database)
         show.emit(msgspec.to_builtins(found), arguments.json, show.people)
@@ -58,6 +58,8 @@ def _user_add(home: Home, arguments: argparse.Namespace) -> dict[str, Any]:
                 next_step=f"espalier user add {arguments.new_name} --role admin",
             )
     else:
+        # Before anybody is asked for a passphrase.
+        people.require_role(role)
         actor, passphrase = credential(arguments)
         signed = people.Passphrases(database).sign_in(name=actor, passphrase=passphrase, at=at)
         signed.require(Act.MANAGE_PEOPLE)
@@ -99,7 +101,7 @@ def _asks_for_new(arguments: argparse.Namespace) -> bool:
 
 def law(arguments: argparse.Namespace) -> int:
     """Show the law in force, or change it as a signed-in person."""
-    home = Home.find()
+    home = Home.existing()
     if arguments.what == "show":
         entries = articles.in_force(Database.open(home.database))
         show.emit(msgspec.to_builtins(entries), arguments.json, show.law)
@@ -139,7 +141,7 @@ def round_run(arguments: argparse.Namespace) -> int:
 
     Exit code 1 where it failed; a verdict, whatever it is, is an answer.
     """
-    home = Home.find()
+    home = Home.existing()
     body = {"trajectories": arguments.trajectories, "idle_s": arguments.idle_s}
     made = _ask(home, arguments, "POST", "/rounds", body)
     if not arguments.wait:
@@ -166,7 +168,7 @@ def round_run(arguments: argparse.Namespace) -> int:
 
 def rounds(arguments: argparse.Namespace) -> int:
     """Every round."""
-    ground = ground_of(Home.find())
+    ground = ground_of(Home.existing())
     shown = [summary(ground, r) for r in Rounds(ground.database).all()]
     show.emit(shown, arguments.json, show.rounds)
     return 0
@@ -174,7 +176,7 @@ def rounds(arguments: argparse.Namespace) -> int:
 
 def review(arguments: argparse.Namespace) -> int:
     """One round, in full."""
-    ground = ground_of(Home.find())
+    ground = ground_of(Home.existing())
     shown = review_of(ground, Rounds(ground.database).get(arguments.round))
     show.emit(shown, arguments.json, show.review)
     return 0
@@ -186,7 +188,7 @@ def decide(arguments: argparse.Namespace) -> int:
     body = {"decision": decision, "comment": arguments.comment}
     if arguments.adapter:
         body["adapter"] = arguments.adapter
-    home = Home.find()
+    home = Home.existing()
     shown = _ask(home, arguments, "POST", f"/rounds/{arguments.round}/decision", body)
     show.emit(shown, arguments.json, show.decided)
     return 0
@@ -195,7 +197,7 @@ def decide(arguments: argparse.Namespace) -> int:
 def change_round(arguments: argparse.Namespace) -> int:
     """Cancel a round, or make its candidate again."""
     route = f"/rounds/{arguments.round}/{arguments.verb}"
-    shown = _ask(Home.find(), arguments, "POST", route, {"reason": arguments.reason})
+    shown = _ask(Home.existing(), arguments, "POST", route, {"reason": arguments.reason})
     show.emit(shown, arguments.json, show.round_line)
     return 0
 
@@ -203,7 +205,7 @@ def change_round(arguments: argparse.Namespace) -> int:
 def release(arguments: argparse.Namespace) -> int:
     """Release again what was approved."""
     route = f"/rounds/{arguments.round}/release?alias={quote(arguments.alias)}"
-    shown = _ask(Home.find(), arguments, "POST", route, {})
+    shown = _ask(Home.existing(), arguments, "POST", route, {})
     show.emit(shown, arguments.json, show.journal_entry)
     return 0
 
@@ -212,14 +214,14 @@ def undo(arguments: argparse.Namespace) -> int:
     """Roll back, or kill."""
     body = {"reason": arguments.reason}
     route = f"/{arguments.verb}?alias={quote(arguments.alias)}"
-    shown = _ask(Home.find(), arguments, "POST", route, body)
+    shown = _ask(Home.existing(), arguments, "POST", route, body)
     show.emit(shown, arguments.json, show.journal_entry)
     return 0
 
 
 def log(arguments: argparse.Namespace) -> int:
     """The audit log."""
-    with ground_of(Home.find()).database.read() as connection:
+    with ground_of(Home.existing()).database.read() as connection:
         audit.verify(connection)
         entries = audit.entries(connection, after=arguments.after, limit=100_000)
     show.emit(msgspec.to_builtins(entries), arguments.json, show.audit)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from appliance.control import supervisor
+from appliance.control.bases import require_base
 from appliance.core import audit
 from appliance.core.database import Database
-from appliance.core.errors import EspalierError
+from appliance.core.errors import EspalierError, NotFoundError
 from appliance.core.home import Home
 from appliance.core.settings import Settings, load_settings
 from appliance.core.tables import feedback, trajectories, turns
@@ -32,13 +33,16 @@ class Finding:
 
 def examine(home: Home) -> Iterator[Finding]:
     """Every check, in the order in which things are needed."""
-    if not home.root.exists():
-        yield Finding("home", False, f"{home.root} does not exist", "espalier up makes it")
+    try:
+        Home.existing(home.root)
+    except NotFoundError as error:
+        yield Finding("home", False, error.message, error.next_step)
         return
     yield _home(home)
     yield _settings(home)
     yield _disk(home)
     yield _sandbox()
+    yield from _named(home)
     if home.database.exists():
         yield _audit(home)
         yield _feedback(home)
@@ -65,6 +69,27 @@ def _settings(home: Home) -> Finding:
             "docs/serving.md says how to install vLLM beside the appliance",
         )  # fmt: skip
     return Finding("settings", True, "every key is known")
+
+
+def _named(home: Home) -> Iterator[Finding]:
+    """What the settings name and something else must have or leave: a base, and ports."""
+    try:
+        settings = load_settings(home)
+    except EspalierError:
+        return
+    try:
+        require_base(home, settings.engine.base)
+        yield Finding("base", True, f"{settings.engine.base} is registered")
+    except EspalierError as error:
+        yield Finding("base", False, error.message, error.next_step or "espalier base list")
+    # One that is up has its ports itself.
+    if supervisor.running(home) is not None:
+        return
+    try:
+        supervisor.take_ports(settings)
+        yield Finding("ports", True, "the gateway's and the console's can be had")
+    except EspalierError as error:
+        yield Finding("ports", False, error.message, error.next_step)
 
 
 def _disk(home: Home) -> Finding:

@@ -344,7 +344,10 @@ def require_role(role: str) -> None:
         UsageError: there is not.
     """
     if role not in list(Role):
-        raise UsageError(f"role must be one of {', '.join(Role)}, got {role!r}")
+        raise UsageError(
+            f"role must be one of {', '.join(Role)}, got {role!r}",
+            next_step="viewer reads, operator makes rounds, approver signs, admin adds people",
+        )
 
 
 def acts_of(names: list[str]) -> frozenset[str]:

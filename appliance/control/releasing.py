@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from appliance.core.database import Database
+from appliance.core.decisions import Approval, Release, Rollout
 from appliance.core.digests import Digest
-from appliance.core.records import Approval, Release, Rollout, decode
+from appliance.core.records import decode
 from appliance.core.tables import audit, releases
 
 

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
+from appliance.core.decisions import Candidate
 from appliance.core.digests import Digest, digest_json
 from appliance.core.errors import ConflictError, NotFoundError, RefusedError
-from appliance.core.records import Candidate
 from appliance.core.tables import rounds
 from policies.lifecycle import State, move
 

@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 
 from appliance.control import own_keys, programs, show, supervisor
+from appliance.control.bases import require_base
 from appliance.control.doctor import examine
 from appliance.control.releasing import trying_now
 from appliance.control.review import summary
 from appliance.control.rounds import Rounds
 from appliance.control.steps import Ground, serving_now
+from appliance.control.stopped import stopped_now
 from appliance.core.database import Database
 from appliance.core.errors import ConflictError, NotFoundError
 from appliance.core.home import Home
@@ -29,14 +31,15 @@ _POLL_S = 0.2
 
 def up(arguments: argparse.Namespace) -> int:
     """Start the appliance; its first agent key is made and kept with it."""
-    home = Home.find()
+    # A base is registered in a home, so it is there before its appliance.
+    home = Home.existing()
     settings = load_settings(home)
     if supervisor.running(home) is not None:
         raise ConflictError(
             f"the appliance of {home.root} is already up", next_step="espalier status"
         )
     home.create()
-    _require_base(home, settings.engine.base)
+    require_base(home, settings.engine.base)
     ports = supervisor.take_ports(settings)
     Database.open(home.database).close()
     key = own_keys.agent_key(home)
@@ -63,7 +66,7 @@ def up(arguments: argparse.Namespace) -> int:
 
 def down(arguments: argparse.Namespace) -> int:
     """End the appliance; requests under way are finished first."""
-    home = Home.find()
+    home = Home.existing()
     state = supervisor.running(home)
     if state is None:
         show.emit({"ended": False}, arguments.json, lambda _: print("the appliance is not running"))
@@ -80,7 +83,7 @@ def down(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """What is served, what runs, what waits."""
-    home = Home.find()
+    home = Home.existing()
     state = supervisor.running(home)
     if state is None:
         raise NotFoundError(f"no appliance runs in {home.root}", next_step="espalier up")
@@ -98,7 +101,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def config(arguments: argparse.Namespace) -> int:
     """Every setting and its origin."""
-    settings, origin = resolve(Home.find())
+    settings, origin = resolve(Home.existing())
     shown = {
         name: {"value": value, "from": origin.get(name, "default")}
         for name, value in fields_of(settings).items()
@@ -123,11 +126,14 @@ def _status(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     ground = ground_of(home)
     past = Rounds(ground.database).all()
     under_way = [r for r in past if not r.state.terminal]
-    trying = trying_now(ground.database, ground.settings.gateway.alias)
+    gateway = ground.settings.gateway
     return {
-        "alias": ground.settings.gateway.alias,
-        "serving": serving_now(ground),
-        "rollout": None if trying is None else msgspec.to_builtins(trying),
+        **_meaning(ground, gateway.alias),
+        "team_aliases": [
+            {**_meaning(ground, alias), "team": team}
+            for alias, team in gateway.team_aliases.items()
+        ],
+        "stopped": msgspec.to_builtins(stopped_now(ground.database)),
         "under_way": [summary(ground, r) for r in under_way],
         "gateway": _url(state),
         "control": f"http://{_netloc(state['control'])}",
@@ -145,6 +151,15 @@ def _status(home: Home, state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _meaning(ground: Ground, alias: str) -> dict[str, Any]:
+    trying = trying_now(ground.database, alias)
+    return {
+        "alias": alias,
+        "serving": serving_now(ground, alias),
+        "rollout": None if trying is None else msgspec.to_builtins(trying),
+    }
+
+
 def _url(state: dict[str, Any]) -> str:
     return f"http://{_netloc(state['gateway'])}/v1"
 
@@ -152,14 +167,3 @@ def _url(state: dict[str, Any]) -> str:
 def _netloc(address: list[Any]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _require_base(home: Home, name: str) -> None:
-    made = programs.run_now("adapter_training", "base", "list", "--json", home=home)
-    known = [base["name"] for base in made["bases"]] + [base["base"] for base in made["bases"]]
-    if name not in known:
-        raise NotFoundError(
-            f"no base named {name!r} is registered in {home.root}",
-            next_step="espalier base make-tiny, or espalier base fetch smollm2 and "
-            'set [engine] base = "smollm2"',
-        )

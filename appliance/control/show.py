@@ -40,9 +40,11 @@ def started(value: Any) -> None:
 
 def status(value: Any) -> None:
     """What is served, each part, what waits."""
-    print(f"{value['alias']} means {_adapter(value['serving'])}   gateway {value['gateway']}")
-    if value["rollout"]:
-        print(tried_out(value["rollout"]))
+    for one in (value, *value["team_aliases"]):
+        whose = f"team {one['team']}" if "team" in one else f"gateway {one['gateway']}"
+        print(f"{one['alias']} means {_adapter(one['serving'])}   {whose}")
+        if one["rollout"]:
+            print(tried_out(one["rollout"]))
     print(f"console {value['control']}")
     table = _table("part", "what it is", "state", "memory")
     for part in value["parts"]:
@@ -53,6 +55,8 @@ def status(value: Any) -> None:
     for part in value["parts"]:
         if problem := ((part["says"] or {}).get("ingest") or {}).get("problem"):
             print(f"{part['name']} answers 503: {problem}\n  next: espalier doctor")
+    for one in value["stopped"]:
+        print(one["message"])
     for entry in value["under_way"]:
         if entry["state"] != "awaiting_approval":
             print(_under_way(entry))

@@ -18,12 +18,13 @@ from appliance.control.budget import Budget
 from appliance.control.programs import ProgramError
 from appliance.control.rounds import Round
 from appliance.core.database import Database
+from appliance.core.decisions import Approval
 from appliance.core.digests import Digest, short
 from appliance.core.errors import NotApprovedError
 from appliance.core.files import publish
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Approval, Scorecard, decode
+from appliance.core.records import Scorecard, decode
 from appliance.core.settings import Settings
 from appliance.core.signers import signers
 from appliance.core.tables import approvals, datasets, releases
@@ -271,12 +272,12 @@ def held_out_of(database: Database, dataset: Digest | None) -> Digest | None:
     return row.held_out if row else None
 
 
-def serving_now(ground: Ground) -> Digest | None:
-    """The adapter that the alias means; None is the base."""
+def serving_now(ground: Ground, alias: str = "") -> Digest | None:
+    """The adapter that the alias means, empty the endpoint's own; None is the base."""
     with ground.database.read() as connection:
         row = connection.execute(
             sa.select(releases.c.adapter)
-            .where(releases.c.alias == ground.settings.gateway.alias)
+            .where(releases.c.alias == (alias or ground.settings.gateway.alias))
             .order_by(releases.c.generation.desc())
             .limit(1)
         ).first()

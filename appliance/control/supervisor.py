@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,22 +170,21 @@ def take_ports(settings: Settings) -> dict[str, str]:
         ConflictError: a port that the settings name is in use.
     """
     chosen = {}
-    held = []
-    for name, section in (("GATEWAY", settings.gateway), ("CONTROL", settings.control)):
-        listener = socket.socket(socket.AF_INET6 if ":" in section.host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.append(listener)
-        try:
-            listener.bind((section.host, section.port))
-        except OSError as error:
-            raise ConflictError(
-                f"port {section.port} on {section.host} cannot be had: {error.strerror}",
-                next_step=f"set [{name.lower()}] port in espalier.toml (0 takes a free one), "
-                f"or ESPALIER__{name}__PORT",
-            ) from error
-        chosen[f"ESPALIER__{name}__PORT"] = str(listener.getsockname()[1])
-    for listener in held:
-        listener.close()
+    # Held together, so that two that are free are not the same one.
+    with ExitStack() as held:
+        for name, section in (("GATEWAY", settings.gateway), ("CONTROL", settings.control)):
+            family = socket.AF_INET6 if ":" in section.host else socket.AF_INET
+            listener = held.enter_context(socket.socket(family))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((section.host, section.port))
+            except OSError as error:
+                raise ConflictError(
+                    f"port {section.port} on {section.host} cannot be had: {error.strerror}",
+                    next_step=f"set [{name.lower()}] port in espalier.toml (0 takes a free one), "
+                    f"or ESPALIER__{name}__PORT",
+                ) from error
+            chosen[f"ESPALIER__{name}__PORT"] = str(listener.getsockname()[1])
     return chosen
 
 

@@ -1,6 +1,7 @@
 """The database: SQLite with WAL and synchronous=FULL, its schema made by Alembic."""
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ class Database:
         self.path = path
         self.engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.QueuePool, pool_size=8)
         event.listen(self.engine, "connect", _configure)
+        # Threads of this process take turns here: SQLite's own way to wait sleeps, up to 100 ms.
+        self._writing = threading.Lock()
 
     @classmethod
     def open(cls, path: Path) -> "Database":
@@ -65,7 +68,7 @@ class Database:
             UnavailableError: the disk is full or the file cannot be written; nothing changed.
         """
         try:
-            with self.engine.connect() as connection:
+            with self._writing, self.engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection

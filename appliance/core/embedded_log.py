@@ -6,7 +6,7 @@ What is not here: retention (nothing is deleted) and sharing a group out between
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.core.errors import UnavailableError
@@ -57,8 +57,10 @@ class EmbeddedLog(EventLog):
         self._writer.close()
         self._segments.close()
 
-    def _append(self, records: Sequence[tuple[bytes, bytes]]) -> None:
-        batch = _Batch(records)
+    def _append(
+        self, records: Sequence[tuple[bytes, bytes]], on_written: Callable[[], None]
+    ) -> None:
+        batch = _Batch(records, on_written)
         with self._waiting_lock:
             self._waiting.append(batch)
         # Whoever gets the lock commits for all who wait; they then find their batch done.
@@ -73,7 +75,10 @@ class EmbeddedLog(EventLog):
             batches, self._waiting = self._waiting, []
         error: UnavailableError | None = UnavailableError("the commit was interrupted")
         try:
-            self._writer.commit([record for batch in batches for record in batch.records])
+            self._writer.commit(
+                [record for batch in batches for record in batch.records],
+                lambda: [batch.on_written() for batch in batches],
+            )
             error = None
         except UnavailableError as failure:
             error = failure
@@ -119,8 +124,11 @@ class EmbeddedLog(EventLog):
 class _Batch:
     """One caller's records on their way to the disk."""
 
-    def __init__(self, records: Sequence[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, records: Sequence[tuple[bytes, bytes]], on_written: Callable[[], None]
+    ) -> None:
         self.records = records
+        self.on_written = on_written
         self.done = False
         self.error: UnavailableError | None = None
 

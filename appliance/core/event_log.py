@@ -8,7 +8,7 @@ that dies before `commit` reads the same entries again, and drops them by the ev
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -44,8 +44,16 @@ class EventLog(ABC):
         """Places where this object had to skip bytes that fail their checksum."""
         return 0
 
-    def append(self, records: Sequence[tuple[str, bytes]]) -> None:
+    def append(
+        self,
+        records: Sequence[tuple[str, bytes]],
+        *,
+        on_written: Callable[[], None] = lambda: None,
+    ) -> None:
         """Add (key, value) records in order; all are durable when this returns.
+
+        `on_written` is called as soon as they outlive every process of ours, which may be before
+        they outlive a power cut. Should they fail to become durable after all, append them again.
 
         Raises:
             RecordError: a key or a value is too large; nothing was added.
@@ -61,7 +69,7 @@ class EventLog(ABC):
                     next_step="put the payload in the object store and log its digest",
                 )
         if encoded:
-            self._append(encoded)
+            self._append(encoded, on_written)
 
     def read(self, group: str, *, max_records: int, timeout_s: float) -> list[Entry]:
         """The next entries of this group, waiting up to `timeout_s` for the first one.
@@ -94,7 +102,9 @@ class EventLog(ABC):
         """Let go of files and connections."""
 
     @abstractmethod
-    def _append(self, records: Sequence[tuple[bytes, bytes]]) -> None: ...
+    def _append(
+        self, records: Sequence[tuple[bytes, bytes]], on_written: Callable[[], None]
+    ) -> None: ...
 
     @abstractmethod
     def _read(self, group: str, max_records: int, timeout_s: float) -> list[Entry]: ...

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.core.digests import Digest
-from appliance.core.errors import UsageError
+from appliance.core.errors import NotFoundError, UsageError
 
 # A Unix socket's path may have at most 107 bytes on Linux.
 _SOCKET_PATH_MAX = 100
 _ANOTHER = "--home DIR or $ESPALIER_HOME names a folder that you may write to"
+HOW_TO_BEGIN = (
+    "name the right one with --home DIR or $ESPALIER_HOME, or begin one: espalier base make-tiny"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,18 @@ class Home:
         if root.exists() and not root.is_dir():
             raise UsageError(f"{root} is not a folder", next_step=_ANOTHER)
         return cls(root)
+
+    @classmethod
+    def existing(cls, explicit: str | Path | None = None) -> "Home":
+        """As `find`, for every command but those that make one: a slip of the pen makes none.
+
+        Raises:
+            NotFoundError: nobody registered a base or wrote settings there.
+        """
+        home = cls.find(explicit)
+        if not (home.bases.is_dir() or home.settings.exists()):
+            raise NotFoundError(f"no Espalier home at {home.root}", next_step=HOW_TO_BEGIN)
+        return home
 
     def create(self) -> None:
         """Make the folders. The root is for its owner alone.

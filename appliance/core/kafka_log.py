@@ -79,12 +79,15 @@ class KafkaLog(EventLog):
                 self._producer = None
             self._admin.close()
 
-    def _append(self, records: Sequence[tuple[bytes, bytes]]) -> None:
+    def _append(
+        self, records: Sequence[tuple[bytes, bytes]], on_written: Callable[[], None]
+    ) -> None:
         producer = self._current_producer()
         try:
             sent = [producer.send(self._topic, key=key, value=value) for key, value in records]
             for future in sent:
                 future.get(timeout=self._timeout_s + 1)
+            on_written()
         except KafkaError as error:
             # Its sequence numbers may now have a gap; a fresh producer starts without one.
             self._drop_producer(producer)

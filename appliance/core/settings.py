@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from appliance.core.errors import SettingsError
 from appliance.core.home import Home
+from appliance.core.names import MAX_NAME, is_alias, is_name
 from appliance.core.windows import parse_windows
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -62,12 +63,19 @@ class Gateway(Section, frozen=True, kw_only=True):
     """Requests whose first token has not come yet; one more is refused."""
 
     def __post_init__(self) -> None:
-        for alias, team in self.team_aliases.items():
-            if not alias or "@" in alias or alias == self.alias or not team:
+        for alias in (self.alias, *self.team_aliases):
+            if not is_alias(alias):
                 raise ValueError(
-                    f"team_aliases: expected a new name without @ and a team, got {alias!r} = "
-                    f"{team!r}"
+                    f"an alias has 1 to {MAX_NAME} printable characters, no @ and no space, "
+                    f"got {alias[: MAX_NAME + 1]!r}"
                 )
+        for alias, team in self.team_aliases.items():
+            if alias.casefold() == self.alias.casefold():
+                raise ValueError(
+                    f"team_aliases: {alias!r} is the endpoint's own alias; give the team another"
+                )
+            if not is_name(team):
+                raise ValueError(f"team_aliases: {alias!r} is for a team, got {team!r}")
 
 
 class Prices(Section, frozen=True, kw_only=True):

@@ -57,7 +57,6 @@ def _run(options: argparse.Namespace, plan: Plan, house: House, memory: MemoryMe
     voice = Voice(memory)
     voice.title("The base")
     company = load_company(plan.company, base=plan.base)
-    house.home.mkdir()
     if plan.base == "tiny":
         house.run("base", "make-tiny")
     else:

@@ -32,7 +32,7 @@ def _normalise(message: Mapping[str, Any], index: int) -> Message:
     plain = dict(message)
     role = plain.get("role")
     plain["role"] = role = "system" if role == "developer" else role
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise RecordError(f"message {index}: role must be one of {sorted(_ROLES)}, got {role!r}")
     plain["content"] = _text(plain.get("content"), index)
     calls = plain.pop("tool_calls", None)

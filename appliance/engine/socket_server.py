@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import secrets
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -14,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from appliance.core.digests import parse_digest
-from appliance.core.errors import ConflictError, EspalierError, RecordError
+from appliance.core.errors import ConflictError, EspalierError, NotFoundError, RecordError
 from appliance.core.home import Home
 from appliance.engine.port import EnginePort
 from appliance.engine.quiet import Quiet
@@ -86,6 +87,7 @@ async def listen(engine: EnginePort, path: Path) -> web.AppRunner:
 
 def _application(engine: EnginePort) -> web.Application:
     quiet = Quiet()
+    incarnation = secrets.token_hex(8)
 
     async def prepare(request: web.Request) -> web.Response:
         lease = await _body(request, Lease)
@@ -103,10 +105,14 @@ def _application(engine: EnginePort) -> web.Application:
 
     async def health(_: web.Request) -> web.Response:
         health = await engine.health()
-        return _json(msgspec.structs.replace(health, people_quiet_s=quiet.seconds))
+        said = {"people_quiet_s": quiet.seconds, "incarnation": incarnation}
+        return _json(msgspec.structs.replace(health, **said))
 
     async def generate(request: web.Request) -> web.StreamResponse:
         wanted = await _body(request, Generate)
+        # Somebody else may have had the same adapter loaded since; nobody has proven it here.
+        if wanted.incarnation not in ("", incarnation):
+            raise NotFoundError("the engine was started anew", next_step="prepare and prove again")
         with quiet.during(wanted):
             return await _answer(engine, wanted, request)
 

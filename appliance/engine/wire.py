@@ -29,13 +29,25 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """None lets the engine choose one."""
     stop_ids: Ids = []
     """An answer ends with one of these; it is the answer's last token."""
-    stops: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=16)] = []
-    """Texts that end an answer: the token that completes one is its last."""
+    stops: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=17)] = []
+    """Texts that end an answer: the token that completes one is its last. A client's sixteen, and
+    the end of a tool call."""
     json_schema: str = ""
     """A JSON schema that the answer meets; empty asks for none."""
+    grammar: str = ""
+    """A grammar that the answer keeps to, in llguidance's Lark; empty asks for none. Beside a
+    `json_schema` it is refused."""
+    incarnation: str = ""
+    """The engine's, in which `adapter` was proven: another one refuses, whatever is resident there.
+    Empty is any."""
     logprobs: bool = True
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] = 0
     priority: Priority = "interactive"
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it asks anything of the answer's text."""
+        return bool(self.stops or self.json_schema or self.grammar)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,6 +119,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     people_quiet_s: float | None = None
     """Since an interactive request was last under way, 0 while one is; None: none yet. The socket's
     server fills it, for every engine."""
+    incarnation: str = ""
+    """From this engine's start to its end; one that is started anew has another, and has lost its
+    adapters. The socket's server fills it, too."""
     capabilities: dict[str, str | int | float | bool]
 
 

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(order: argparse.Namespace) -> None:
-    home = Home.find(order.home)
+    home = Home.existing(order.home)
     suites = read_folder(order.suites)
     store = ObjectStore(home.objects)
     if order.held_out is not None:
@@ -91,7 +91,7 @@ def _run(order: argparse.Namespace) -> None:
 
 
 def _evaluate(order: argparse.Namespace) -> None:
-    home = Home.find(order.home)
+    home = Home.existing(order.home)
     suite = read_suite(order.suite)
     with Examiner(home, Engine(home.socket("engine"))) as examiner:
         measured = measure(examiner, order.adapter, suite)
@@ -140,7 +140,7 @@ def measure(examiner: Examiner, adapter: Digest | None, suite: Suite) -> Measure
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="espalier evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m appliance.evaluation", description=__doc__)
     acts = parser.add_subparsers(required=True)
 
     run = acts.add_parser("run", help="candidate against champion on every suite: a scorecard")
@@ -159,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--work", type=Path, help="folder for a copy of the scorecard")
     run.set_defaults(act=_run)
 
-    evaluate = acts.add_parser("evaluate", help="one adapter on one suite")
+    evaluate = acts.add_parser(
+        "evaluate", prog="espalier evaluate", help="one adapter on one suite"
+    )
     evaluate.add_argument("adapter", type=_digest_or_base, help="an adapter's digest, or base")
     evaluate.add_argument("--suite", type=Path, required=True, help="suite file")
     evaluate.set_defaults(act=_evaluate)

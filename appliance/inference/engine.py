@@ -88,7 +88,7 @@ class Engine:
         """
         if self._vocabulary is not None:
             return self._vocabulary.rules(request)
-        if request.stops or request.json_schema:
+        if request.has_rules:
             raise UsageError("this engine was made without a tokenizer: no stop texts, no schema")
         return None
 

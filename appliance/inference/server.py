@@ -70,7 +70,7 @@ class EmbeddedEngine:
     async def generate(self, request: Generate) -> AsyncGenerator[list[Line], None]:
         """The answer, as lines that came together."""
         rules = None
-        if request.stops or request.json_schema:
+        if request.has_rules:
             rules = await asyncio.to_thread(self._engine.rules, request)
         stream = Stream(
             request,

@@ -1,7 +1,7 @@
-"""What a base's ids spell: stop texts, and answers that keep to a JSON schema.
+"""What a base's ids spell: stop texts, and answers that keep to a JSON schema or a grammar.
 
-Nothing is decoded for a request that asks for neither. Compiling a schema may take a second, so it
-is not done on the engine's thread; steps then cost microseconds (llguidance).
+Nothing is decoded for a request that asks for none of them. Compiling a schema may take a second,
+so it is not done on the engine's thread; steps then cost microseconds (llguidance).
 """
 
 import json
@@ -25,7 +25,7 @@ from appliance.engine.wire import Generate
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-_SCHEMAS_KEPT = 128
+_COMPILED_KEPT = 128
 # Small models left free write white space for ever; without any, as vLLM is told to write it too.
 _COMPACT: "JsonCompileOptions" = {"whitespace_flexible": False}
 
@@ -38,7 +38,8 @@ class Vocabulary:
         self._json, self._size, self._stop_ids = tokenizer, size, list(stop_ids)
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._trie: LLTokenizer | None = None
-        self._schemas: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
+        """By schema or grammar: no text is both."""
         self._lock = threading.Lock()
 
     @classmethod
@@ -51,35 +52,29 @@ class Vocabulary:
         """What a request asks of its answer's text; None: nothing. May take a second.
 
         Raises:
-            UsageError: a schema that cannot be compiled.
+            UsageError: a schema or a grammar that cannot be compiled, or both of them at once.
         """
-        if not request.stops and not request.json_schema:
+        if not request.has_rules:
             return None
-        start = self._compiled(request.json_schema) if request.json_schema else None
+        start = self._compiled(request) if request.json_schema or request.grammar else None
         return Rules(self._tokenizer, request.stops, start, frozenset(self._stop_ids), self._size)
 
-    def _compiled(self, schema: str) -> LLMatcher:
+    def _compiled(self, request: Generate) -> LLMatcher:
+        if request.json_schema and request.grammar:
+            raise UsageError("an answer keeps to a JSON schema or to a grammar, not to both")
+        text = request.json_schema or request.grammar
         with self._lock:
-            if schema not in self._schemas:
-                self._schemas[schema] = self._compile(schema)
-                if len(self._schemas) > _SCHEMAS_KEPT:
-                    self._schemas.popitem(last=False)
-            self._schemas.move_to_end(schema)
-            return self._schemas[schema]
+            if text not in self._matchers:
+                read = LLMatcher.grammar_from_lark if request.grammar else _from_schema
+                self._matchers[text] = self._compile(read(text))
+                if len(self._matchers) > _COMPILED_KEPT:
+                    self._matchers.popitem(last=False)
+            self._matchers.move_to_end(text)
+            return self._matchers[text]
 
-    def _compile(self, schema: str) -> LLMatcher:
+    def _compile(self, grammar: str) -> LLMatcher:
         if self._trie is None:
             self._trie = LLTokenizer(self._json, n_vocab=self._size, eos_token=self._stop_ids)
-        try:
-            if not isinstance(json.loads(schema), dict):
-                raise UsageError("a JSON schema must be an object")
-            # Compact, as vLLM is told to write it too: small models left free write white space
-            # for ever.
-            grammar = LLMatcher.grammar_from_json_schema(
-                schema, overrides={"whitespace_flexible": False}
-            )
-        except ValueError as error:
-            raise _refused(str(error)) from error
         matcher = LLMatcher(self._trie, grammar, log_level=0)
         if matcher.is_error():
             raise _refused(matcher.get_error())
@@ -183,8 +178,18 @@ class Schema:
         return token in self._end_ids or not self._matcher.consume_token(token)
 
 
+def _from_schema(schema: str) -> str:
+    try:
+        if not isinstance(json.loads(schema), dict):
+            raise UsageError("a JSON schema must be an object")
+        return LLMatcher.grammar_from_json_schema(schema, overrides=_COMPACT)
+    except ValueError as error:
+        raise _refused(str(error)) from error
+
+
 def _refused(reason: str) -> UsageError:
     first = next(iter(reason.strip().splitlines()), "no reason given")
     return UsageError(
-        f"the JSON schema cannot be met: {first}", next_step="simplify the schema, or ask without"
+        f"the schema or grammar cannot be met: {first}",
+        next_step="simplify it, or ask without",
     )

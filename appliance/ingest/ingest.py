@@ -53,7 +53,10 @@ class _Item(msgspec.Struct):
     objects: tuple[bytes, ...]
     keep: bool
     """Tried again until durable, because nobody else has it."""
+    written: "Future[None]"
+    """Done once no kill -9 can take the record back; not later than `done`."""
     done: "Future[None]"
+    """Done once it is durable, or refused."""
 
 
 class Ingest:
@@ -107,9 +110,10 @@ class Ingest:
             item.done.result()
 
     def send_turn(self, turn: Turn, arrays: Mapping[Digest, bytes]) -> "Future[None]":
-        """Hand in a turn without blocking; the future is done once it is durable.
+        """Hand in a turn without blocking; the future is done once it is written.
 
-        For the gateway's tap: the answer exists, so the turn is tried again until it is in the log.
+        For the gateway's tap: the answer exists, so the turn is tried again until it is durable.
+        What is written outlives a kill -9; a power cut may take what was written last.
 
         Raises:
             UnavailableError: the queue is full. The turn is lost to the log: counted and logged.
@@ -117,7 +121,7 @@ class Ingest:
         """
         item = self._turn_item(turn, arrays, keep=True)
         try:
-            return self._put(item)
+            self._put(item)
         except UnavailableError:
             self.counts.overflowed += 1
             _log.error(
@@ -126,6 +130,7 @@ class Ingest:
                 self.counts.overflowed,
             )
             raise
+        return item.written
 
     def feedback(self, feedback: Feedback) -> None:
         """Append a feedback; durable on return. Its target need not exist yet."""
@@ -221,10 +226,12 @@ class Ingest:
             record=body,
             blobs=dict(blobs or {}),
         )
+        written: Future[None] = Future()
         done: Future[None] = Future()
         # A caller that is cancelled must not cancel the record too: it is in the queue.
+        written.set_running_or_notify_cancel()
         done.set_running_or_notify_cancel()
-        return _Item(event=event, objects=tuple(large), keep=keep, done=done)
+        return _Item(event=event, objects=tuple(large), keep=keep, written=written, done=done)
 
     def _put(self, item: _Item) -> "Future[None]":
         with self._changed:
@@ -262,7 +269,10 @@ class Ingest:
             objects = [data for item in batch for data in item.objects]
             if objects:
                 self._objects.put_many(objects)
-            self._log.append([(item.event.key, encode(item.event)) for item in batch])
+            self._log.append(
+                [(item.event.key, encode(item.event)) for item in batch],
+                on_written=lambda: _set_written(batch),
+            )
         except UnavailableError as error:
             return self._refuse(batch, error)
         except EspalierError as error:
@@ -285,13 +295,23 @@ class Ingest:
         return kept
 
     def _settle(self, batch: list[_Item], error: EspalierError | None) -> list[_Item]:
+        if error is None:
+            _set_written(batch)
         for item in batch:
             if error is None:
                 item.done.set_result(None)
-            else:
-                self.counts.refused += 1
-                item.done.set_exception(error)
+                continue
+            self.counts.refused += 1
+            item.done.set_exception(error)
+            if not item.written.done():
+                item.written.set_exception(error)
         return []
+
+
+def _set_written(batch: list[_Item]) -> None:
+    for item in batch:
+        if not item.written.done():
+            item.written.set_result(None)
 
 
 def _arrays_of(turn: Turn, arrays: Mapping[Digest, bytes]) -> dict[str, bytes]:

@@ -20,12 +20,13 @@ async def messages(gateway: Gateway, place: Place, request: Request) -> Response
     session = read_session(request)
     wanted, size = await read_prompt(request, parse_messages, gateway.context_length)
     gateway.ingest.require_room()
-    await require_possible(wanted.json_schema, "output_config")
+    await require_possible(wanted.json_schema, "output_config", key_id=place.key.key_id)
     ask = Ask(
         model=wanted.model,
         prompt_ids=await _encode(gateway, wanted, size),
         messages=wanted.chat_messages,
         tools=wanted.chat_tools,
+        tool_choice=wanted.choice,
         max_tokens=wanted.max_tokens,
         temperature=1.0 if wanted.temperature is None else wanted.temperature,
         top_p=wanted.top_p or 1.0,

@@ -16,9 +16,12 @@ from serving.openai.wire import MAX_STOPS, MISSING, MaxTokens, Message, TopP
 from serving.openai_errors import ApiError
 from serving.reading import decode
 from serving.structured import schema_of
+from serving.tool_choice import ToolChoice, from_anthropic
 
 Temperature = Annotated[float, Meta(ge=0, le=1)]
 Stops = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MAX_STOPS)]
+
+_FAILED = "Error: "
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +52,14 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return (*begin, *rest)
 
     @property
+    def choice(self) -> ToolChoice:
+        """Whether and how tools are called."""
+        return from_anthropic(self.tool_choice)
+
+    @property
     def chat_tools(self) -> tuple[dict[str, Any], ...]:
         """The tools in OpenAI's form; none where none may be called."""
-        if (self.tool_choice or {}).get("type") == "none":
+        if self.choice.none:
             return ()
         return tuple(_tool(tool, index) for index, tool in enumerate(self.tools or ()))
 
@@ -106,8 +114,6 @@ def _supported(request: P) -> P:
         # What could not be redacted could not be logged, and must not be answered.
         if is_too_deep(getattr(request, name)):
             raise ApiError(400, f"nested deeper than {MAX_NESTING} levels", param=name)
-    if (request.tool_choice or {}).get("type", "auto") not in ("auto", "none"):
-        raise ApiError(400, f"type 'auto' or 'none': {MISSING}", param="tool_choice")
     if (request.thinking or {}).get("type", "disabled") not in ("disabled", "adaptive"):
         raise ApiError(400, f"type 'disabled' or 'adaptive': {MISSING}", param="thinking")
     if (request.output_config or {}).get("effort") is not None:
@@ -141,6 +147,9 @@ def _chat(message: Message, index: int) -> list[Message]:
             calls.append(_call(block))
         elif kind == "tool_result" and role == "user":
             said = _text(block.get("content") or "", where)
+            if block.get("is_error") and not said.startswith(_FAILED):
+                # A chat has no field for it, and the model has to see it.
+                said = _FAILED + said
             identity = block.get("tool_use_id")
             results.append({"role": "tool", "tool_call_id": identity, "content": said})
         else:

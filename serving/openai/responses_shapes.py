@@ -120,7 +120,7 @@ class ResponseShape:
             "metadata": asked.metadata or {},
             "model": asked.model,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": False,

@@ -14,6 +14,7 @@ from serving.openai.wire import MISSING, Describing, MaxTokens, Message, Tempera
 from serving.openai_errors import ApiError
 from serving.reading import decode
 from serving.structured import schema_of
+from serving.tool_choice import ToolChoice, from_openai
 
 LOGPROBS = "message.output_text.logprobs"
 _ENCRYPTED = "reasoning.encrypted_content"
@@ -28,6 +29,7 @@ class ResponseRequest(Describing, frozen=True, kw_only=True):
     instructions: str | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     max_output_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
@@ -61,9 +63,14 @@ class ResponseRequest(Describing, frozen=True, kw_only=True):
         return tuple(messages)
 
     @property
+    def choice(self) -> ToolChoice:
+        """Whether and how tools are called."""
+        return from_openai(self.tool_choice, self.parallel_tool_calls)
+
+    @property
     def chat_tools(self) -> tuple[dict[str, Any], ...]:
         """The tools in chat's form; none where none may be called."""
-        if self.tool_choice == "none":
+        if self.choice.none:
             return ()
         return tuple(_tool(tool, index) for index, tool in enumerate(self.tools or ()))
 
@@ -93,13 +100,11 @@ def parse_response(body: bytes) -> ResponseRequest:
     request = decode(_decoder, body)
     for name in _WITHOUT:
         if getattr(request, name):
-            raise ApiError(400, f"{name} absent: {MISSING}", param=name)
+            raise ApiError(400, f"{name}: not supported here; leave it out", param=name)
     for name in ("input", "tools", "text"):
         # What could not be redacted could not be logged, and must not be answered.
         if is_too_deep(getattr(request, name)):
             raise ApiError(400, f"{name}: nested deeper than {MAX_NESTING} levels", param=name)
-    if request.tool_choice not in (None, "auto", "none"):
-        raise ApiError(400, f"tool_choice 'auto' or 'none': {MISSING}", param="tool_choice")
     if request.truncation not in (None, "disabled"):
         raise ApiError(400, f"truncation 'disabled': {MISSING}", param="truncation")
     if (request.reasoning or {}).get("effort") not in (None, "none"):

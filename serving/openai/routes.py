@@ -22,13 +22,15 @@ async def chat(gateway: Gateway, place: Place, request: Request) -> Response:
     session = read_session(request)
     wanted, size = await read_prompt(request, parse_chat, gateway.context_length)
     gateway.ingest.require_room()
-    await require_possible(wanted.json_schema, "response_format")
-    tools = () if wanted.tool_choice == "none" else tuple(wanted.tools or ())
+    await require_possible(wanted.json_schema, "response_format", key_id=place.key.key_id)
+    choice = wanted.choice
+    tools = () if choice.none else tuple(wanted.tools or ())
     ask = Ask(
         **wanted.sampling,
         prompt_ids=await encode(gateway.template, wanted.messages, tools, size=size),
         messages=tuple(wanted.messages),
         tools=tools,
+        tool_choice=choice,
         max_tokens=wanted.max_completion_tokens or wanted.max_tokens,
         json_schema=wanted.json_schema,
         top_logprobs=wanted.top_logprobs or 0,
@@ -75,7 +77,7 @@ async def responses(gateway: Gateway, place: Place, request: Request) -> Respons
     session = read_session(request)
     wanted, size = await read_prompt(request, parse_response, gateway.context_length, param="input")
     gateway.ingest.require_room()
-    await require_possible(wanted.json_schema, "text")
+    await require_possible(wanted.json_schema, "text", key_id=place.key.key_id)
     messages, tools = wanted.messages, wanted.chat_tools
     ask = Ask(
         model=wanted.model,
@@ -83,6 +85,7 @@ async def responses(gateway: Gateway, place: Place, request: Request) -> Respons
         messages=messages,
         prompt_param="input",
         tools=tools,
+        tool_choice=wanted.choice,
         max_tokens=wanted.max_output_tokens,
         temperature=1.0 if wanted.temperature is None else wanted.temperature,
         top_p=wanted.top_p or 1.0,

@@ -14,6 +14,7 @@ from policies.redaction import MAX_NESTING, is_too_deep
 from serving.openai_errors import ApiError
 from serving.reading import decode
 from serving.structured import schema_of
+from serving.tool_choice import ToolChoice, from_openai
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -44,7 +45,6 @@ class Describing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
-    parallel_tool_calls: Any = None
 
 
 class Common(Describing, frozen=True, kw_only=True):
@@ -99,6 +99,7 @@ class ChatRequest(Common, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -108,6 +109,11 @@ class ChatRequest(Common, frozen=True, kw_only=True):
     modalities: list[str] | None = None
     prediction: Any = None
     """It would save time, and change nothing."""
+
+    @property
+    def choice(self) -> ToolChoice:
+        """Whether and how tools are called."""
+        return from_openai(self.tool_choice, self.parallel_tool_calls)
 
     @property
     def json_schema(self) -> str:
@@ -149,8 +155,6 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise ApiError(400, f"reasoning_effort 'none': {MISSING}", param="reasoning_effort")
     if request.modalities and request.modalities != ["text"]:
         raise ApiError(400, f"modalities ['text']: {MISSING}", param="modalities")
-    if request.tool_choice not in (None, "auto", "none"):
-        raise ApiError(400, f"tool_choice 'auto' or 'none': {MISSING}", param="tool_choice")
     return request
 
 

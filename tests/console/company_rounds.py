@@ -10,15 +10,14 @@ import sqlalchemy as sa
 from appliance.control.rounds import Order
 from appliance.control.steps import Ground
 from appliance.core.adapters import CONFIG, RECORD, WEIGHTS
+from appliance.core.decisions import Approval, Release
 from appliance.core.digests import Digest, digest_bytes, digest_json
 from appliance.core.records import (
     Adapter,
-    Approval,
     ArrayRef,
     Dataset,
     Example,
     Exclusion,
-    Release,
     Scorecard,
     SuiteResult,
     encode,

@@ -10,11 +10,12 @@ from appliance.control.rounds import Order, Round
 from appliance.control.steps import Ground, is_waiting, release
 from appliance.core import audit
 from appliance.core.database import Database
+from appliance.core.decisions import Approval, Release, Rollout
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import UnavailableError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Approval, Release, Rollout, encode
+from appliance.core.records import encode
 from appliance.core.settings import Settings
 from appliance.core.tables import approvals, releases, users
 from policies.lifecycle import State

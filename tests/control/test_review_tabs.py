@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from appliance.control.reading import chain_picture, checks, data, head, history, provenance
 from appliance.control.steps import Ground
 from appliance.core.database import Database
+from appliance.core.decisions import Approval, Release
 from appliance.core.digests import Digest, digest_bytes, digest_json
 from appliance.core.errors import NotFoundError
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Approval, Dataset, Release, decode, encode
+from appliance.core.records import Dataset, decode, encode
 from appliance.core.settings import Settings
 from appliance.core.tables import adapters, approvals, releases, rounds
 from collectors.curation.members import put_members

@@ -5,8 +5,8 @@ import pytest
 
 from appliance.control.reading.overview import served_now
 from appliance.control.steps import Ground
+from appliance.core.decisions import Release, Rollout
 from appliance.core.digests import Digest, digest_bytes, short
-from appliance.core.records import Release, Rollout
 from serving import journal
 from tests.control.browser import Browser
 

@@ -66,14 +66,13 @@ def test_an_articles_name_may_hold_spaces_and_two_suites_may_not_share_theirs(
 
 
 def test_a_home_that_is_a_file_or_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from appliance.control.command import main
+    from adapter_training.command import main
 
     (tmp_path / "file").write_text("")
     for home, says in ((tmp_path / "file", "not a folder"), (Path("/proc/x"), "cannot keep")):
-        monkeypatch.setenv("ESPALIER_HOME", str(home))
-        assert main(["user", "add", "ada", "--role", "admin"]) == 2
+        assert main(["base", "make-tiny", "--home", str(home)]) == 2
         said = capsys.readouterr().err
         assert says in said
         assert "next: " in said

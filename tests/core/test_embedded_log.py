@@ -59,6 +59,23 @@ def test_every_append_is_fsynced_before_it_returns(
     log.close()
 
 
+def test_what_is_written_outlives_a_writer_that_is_killed_before_the_flush(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = fill(folder, 2)
+    written: list[bool] = []
+
+    def killed(_: int) -> None:
+        assert written == [True], "it was not said before the flush"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            log.append([("key", b"value-2")], on_written=lambda: written.append(True))
+    assert values(folder) == expected(0, 1, 2)
+
+
 def test_a_first_fsync_that_fails_does_not_stop_the_log(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,13 @@ def test_a_waiting_reader_gets_what_another_object_appends(place: LogPlace) -> N
     assert [e.value for e in found] == [b"late"]
 
 
+def test_what_is_appended_is_said_to_be_written(place: LogPlace) -> None:
+    log = place.open()
+    written: list[bool] = []
+    log.append([("k", b"x"), ("k", b"y")], on_written=lambda: written.append(True))
+    assert written == [True]
+
+
 def test_appending_nothing_is_nothing(place: LogPlace) -> None:
     log = place.open()
     log.append([])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.errors import NotFoundError
 from appliance.core.home import Home
 
 
@@ -16,6 +17,18 @@ def test_the_folder_given_stands_above_the_environment(
     monkeypatch.delenv("ESPALIER_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Home.find().root == tmp_path / ".espalier"
+
+
+def test_one_that_nobody_made_is_refused_and_not_made(tmp_path: Path) -> None:
+    for missing in (tmp_path / "hom", tmp_path):
+        with pytest.raises(NotFoundError, match=f"no Espalier home at {missing}") as refusal:
+            Home.existing(missing)
+        assert "espalier base make-tiny" in refusal.value.next_step
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "espalier.toml").touch()
+    assert Home.existing(tmp_path).root == tmp_path
+    Home(tmp_path / "made").create()
+    assert Home.existing(tmp_path / "made").root == tmp_path / "made"
 
 
 def test_only_its_owner_may_look_inside(tmp_path: Path) -> None:

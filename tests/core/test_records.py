@@ -13,9 +13,10 @@ from typing import get_args
 import msgspec
 import pytest
 
+from appliance.core.decisions import Approval
 from appliance.core.digests import canonical_json
 from appliance.core.errors import RecordError
-from appliance.core.records import Approval, Event, Record, convert, decode, encode
+from appliance.core.records import Event, Record, convert, decode, encode
 from tests.golden.examples import EXAMPLES, path_of
 
 _GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.json"))

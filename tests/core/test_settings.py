@@ -57,7 +57,17 @@ def test_every_setting_has_a_name_that_the_environment_can_override(home: Home) 
         ("[rollout]\nstages = [5, 60]\n", "a setting is wrong.*50"),
         ('[rollout]\nmetrics = ["latency"]\n', "a setting is wrong"),
         ("[rollout]\nmetrics = []\n", "a setting is wrong"),
-        ('[gateway.team_aliases]\ncompany-model = "t"\n', "expected a new name"),
+        ('[gateway.team_aliases]\ncompany-model = "t"\n', "is the endpoint's own alias"),
+        ('[gateway.team_aliases]\nCompany-Model = "t"\n', "is the endpoint's own alias"),
+        ('[gateway]\nalias = "m"\n[gateway.team_aliases]\nm = "t"\n', "the endpoint's own alias"),
+        ('[gateway.team_aliases]\n"" = "t"\n', "no @ and no space, got ''"),
+        ('[gateway.team_aliases]\n"a@17" = "t"\n', "no @ and no space, got 'a@17'"),
+        ('[gateway.team_aliases]\n"a b" = "t"\n', "no @ and no space"),
+        ('[gateway.team_aliases]\n"a\\n" = "t"\n', "no @ and no space"),
+        (f'[gateway.team_aliases]\n{"a" * 101} = "t"\n', "1 to 100 printable characters"),
+        ('[gateway]\nalias = "a@b"\n', "no @ and no space"),
+        ('[gateway.team_aliases]\na = ""\n', "'a' is for a team, got ''"),
+        ('[gateway.team_aliases]\na = " t"\n', "'a' is for a team, got ' t'"),
     ],
 )
 def test_a_wrong_file_stops_the_start(home: Home, text: str, expected: str) -> None:

@@ -1,9 +1,13 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 
-from appliance.engine.tool_calls import parse_answer
+from appliance.engine.tool_calls import calls_grammar, parse_answer
 
+BYTES = LLTokenizer("byte")
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "é"}}\n</tool_call>'
 
 
@@ -38,3 +42,51 @@ def test_arguments_are_json_text_and_ids_differ():
 
 def test_without_tools_nothing_is_a_call():
     assert parse_answer(CALL, []) == {"role": "assistant", "content": CALL}
+
+
+def keeps(grammar, text):
+    """Whether a text keeps to a grammar from its begin to its end."""
+    matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    spelled = list(text.encode())
+    return matcher.try_consume_tokens(spelled) == len(spelled) and matcher.is_accepting()
+
+
+def call(name, arguments):
+    spelled = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{spelled}\n</tool_call>"
+
+
+LOOK = {"properties": {"at": {"$ref": "#/$defs/place"}}, "required": ["at"], "$defs": {
+    "place": {"enum": ["Ulm", "Bonn"]}}}  # fmt: skip
+TOOLS = {"look": LOOK, "end": {"additionalProperties": False}}
+
+
+@pytest.mark.parametrize(
+    ("text", "once", "many"),
+    [
+        (call("look", {"at": "Ulm"}), True, True),
+        (call("look", {"at": "Ulm", "more": [1, {"a": None}]}), True, True),
+        (call("end", {}), True, True),
+        (call("end", {}) + "\n" + call("look", {"at": "Bonn"}), False, True),
+        (call("look", {"at": "Rome"}), False, False),
+        (call("look", {}), False, False),
+        (call("end", {"now": True}), False, False),
+        (call("other", {}), False, False),
+        ("I look. " + call("end", {}), False, False),
+        (call("end", {}) + "\n", False, False),
+        ("", False, False),
+    ],
+)
+def test_a_grammar_of_calls_allows_calls_of_these_tools_alone(text, once, many):
+    assert keeps(calls_grammar(TOOLS, once=True), text) is once
+    assert keeps(calls_grammar(TOOLS, once=False), text) is many
+
+
+@given(name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20))
+def test_a_tools_name_breaks_no_grammar(name):
+    assert keeps(calls_grammar({name: {}}, once=True), call(name, {"a": name}))
+
+
+def test_words_that_no_engine_knows_are_a_wish():
+    schema = {"properties": {"a": {"type": "string", "format": "no-such"}, "b": {"not": {}}}}
+    assert keeps(calls_grammar({"f": schema}, once=True), call("f", {"a": "x"}))

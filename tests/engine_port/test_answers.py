@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from appliance.engine.template import Template
+from appliance.engine.tool_calls import calls_grammar, parse_answer
 from tests.engine_port.checks import PROMPT, ask
 from tests.engine_port.company import STOP
 from tests.engine_port.engines import MAX_BATCH, REPLICAS, UnderTest, wait_for
@@ -106,6 +107,19 @@ def test_an_answer_meets_its_schema(engine: UnderTest) -> None:
     assert choice.finish_reason == "stop"
     assert set(value) == {"ok", "way"}
     assert value["way"] in ("left", "right")
+
+
+def test_an_answer_keeps_to_its_grammar(engine: UnderTest) -> None:
+    if engine.name == "simulator":
+        pytest.skip("it says what its script says")
+    schema = {"properties": {"way": {"enum": ["left", "right"]}}, "required": ["way"]}
+    grammar = calls_grammar({"turn": {**schema, "additionalProperties": False}}, once=True)
+    request = ask(None, num=200, stop_ids=[STOP], grammar=grammar, temperature=0.5)
+    choice = engine.client.generate(request).choices[0]
+    (call,) = parse_answer(_spell(engine, choice.ids))["tool_calls"]
+    assert choice.finish_reason == "stop"
+    assert call["function"]["name"] == "turn"
+    assert json.loads(call["function"]["arguments"])["way"] in ("left", "right")
 
 
 def test_whoever_leaves_early_stops_the_engine(engine: UnderTest) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from appliance.core.decisions import Approval, Release, Rollout
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.recipe import LeaveOut, Recipe
 from appliance.core.records import (
     Adapter,
-    Approval,
     ArrayRef,
     Dataset,
     Event,
@@ -16,8 +16,6 @@ from appliance.core.records import (
     Node,
     Probe,
     Record,
-    Release,
-    Rollout,
     Sampling,
     Scorecard,
     SuiteResult,

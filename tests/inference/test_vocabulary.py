@@ -1,4 +1,4 @@
-"""Stop texts at token level, and answers that keep to a JSON schema."""
+"""Stop texts at token level, and answers that keep to a JSON schema or a grammar."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from appliance.core.errors import UsageError
+from appliance.engine.tool_calls import calls_grammar, parse_answer
 from appliance.engine.wire import Generate
 from appliance.inference.vocabulary import StopTexts, Vocabulary
 
@@ -22,6 +23,13 @@ OBJECT = json.dumps(
         "additionalProperties": False,
     }
 )
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Ulm", "Bonn"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+CALL = calls_grammar({"weather": WEATHER}, once=True)
 
 
 @pytest.fixture
@@ -169,10 +177,40 @@ def test_a_schema_is_compiled_once(base, monkeypatch):
     vocabulary = Vocabulary.load(base.path, 300)
     compiled = []
     compile_ = vocabulary._compile
-    monkeypatch.setattr(vocabulary, "_compile", lambda s: compiled.append(s) or compile_(s))
+    monkeypatch.setattr(vocabulary, "_compile", lambda g: compiled.append(g) or compile_(g))
     for schema in (OBJECT, '{"type": "string"}', OBJECT):
         assert vocabulary.rules(Generate(prompt_ids=[1], json_schema=schema)) is not None
-    assert compiled == [OBJECT, '{"type": "string"}']
+        assert vocabulary.rules(Generate(prompt_ids=[1], grammar=CALL)) is not None
+    assert len(compiled) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_keeps_to_its_grammar(make_engine, submit, run, tokenizer, temperature):
+    """A call that is forced is the whole answer, whatever the model would have liked to say."""
+    engine = make_engine()
+    collected = submit(
+        engine, PROMPT, n=4, stop_ids=[2], grammar=CALL, max_tokens=400, temperature=temperature
+    )
+    run(engine)
+    for choice in range(4):
+        assert collected.finish[choice] == "stop"
+        assert collected.ids[choice][-1] == 2, "the end of the turn is sampled, too"
+        text = tokenizer.decode(collected.ids[choice])
+        message = parse_answer(text)
+        assert message["content"] is None
+        (call,) = message["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        assert call["function"]["name"] == "weather"
+        assert arguments["city"] in ("Ulm", "Bonn")
+        # Spaced as templates write it in the next prompt: the same tokens stand there again.
+        assert call["function"]["arguments"] in text
+
+
+def test_a_grammar_that_cannot_be_compiled_is_refused_with_its_reason(make_engine, submit):
+    with pytest.raises(UsageError, match=r"cannot be met: .*unknown name"):
+        submit(make_engine(), PROMPT, grammar="start: nothing")
+    with pytest.raises(UsageError, match="not to both"):
+        submit(make_engine(), PROMPT, grammar=CALL, json_schema=OBJECT)
 
 
 def test_nothing_is_made_for_a_request_that_asks_for_neither(base):

@@ -1,8 +1,9 @@
 """The door into the event log: nothing secret passes, nothing is lost, one fsync serves many."""
 
 import base64
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -32,7 +33,10 @@ class FailingLog:
         self.hold = threading.Event()
         self.hold.set()
 
-    def append(self, records: Sequence[tuple[str, bytes]]) -> None:
+    def append(
+        self, records: Sequence[tuple[str, bytes]], *, on_written: Callable[[], None]
+    ) -> None:
+        del on_written
         self.hold.wait(5)
         if not self.mended.is_set():
             raise UnavailableError("the disk is full")
@@ -228,6 +232,25 @@ def test_whoever_waits_at_the_same_moment_shares_one_append(
     for future in futures:
         future.result(5)
     assert len(log.batches) <= 2
+
+
+def test_a_turn_of_the_tap_waits_for_the_write_alone(
+    ingest: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushing, go_on, real = threading.Event(), threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        flushing.set()
+        go_on.wait(30)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    ingest.send_turn(make_turn(), ARRAYS).result(30)
+    assert flushing.wait(30)
+    assert ingest.counts.appended == 0
+    go_on.set()
+    ingest.flush()
+    assert ingest.counts.appended == 1
 
 
 def test_a_full_disk_is_told_to_whoever_waits(failing: tuple[Ingest, FailingLog]) -> None:

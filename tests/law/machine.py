@@ -27,9 +27,9 @@ from appliance.control.acting import proposals as proposing
 from appliance.control.acting import rounds as running
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import await_approval, release
+from appliance.core.decisions import Candidate
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import EspalierError
-from appliance.core.records import Candidate
 from policies.lifecycle import State
 from tests.law.world import FIRST_LAW, GATES, STAFF, SUITE, World
 

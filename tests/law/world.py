@@ -26,9 +26,9 @@ from appliance.control.acting import suites as changing_suites
 from appliance.control.identity import Person
 from appliance.control.steps import Ground
 from appliance.core.database import Database
+from appliance.core.decisions import Release
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Release
 from appliance.core.settings import Settings
 from serving import journal
 from serving.vetting import Vetting

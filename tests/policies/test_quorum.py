@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.core.decisions import Approval, Candidate
 from appliance.core.digests import Digest, digest_bytes
 from appliance.core.errors import NotApprovedError, PolicyError
-from appliance.core.records import Approval, Candidate
 from policies.quorum import require_quorum
 
 ADAPTER = digest_bytes(b"adapter")

@@ -3,8 +3,8 @@
 What it says stands in the prompt: ``say:{"text": …, "delay_s": …}``; without it, it says who it
 is, or, with `draws`, tokens that only this seed and this adapter give. It keeps adapters resident
 by holder as the real ones do, counts streams that were left early, and can be told to hold other
-weights than its adapters' (`weights`). With ``"dies_after": n`` in its script it fails after n
-tokens, ``"deaths": m`` times at most.
+weights than its adapters' (`weights`). With ``"wait_s": s`` in its script it says nothing for so
+long, and with ``"dies_after": n`` it fails after n tokens, ``"deaths": m`` times at most.
 """
 
 import asyncio
@@ -168,6 +168,7 @@ class _Port:
             text, delay_s = script["text"], script.get("delay_s", 0.0)
             text = script.get("instead", {}).get(request.adapter, text)
             choices = [list(self._say(request, text, n)) for n in range(request.n)]
+        await asyncio.sleep((script or {}).get("wait_s", 0.0))
         for at, step in enumerate(zip_longest(*choices)):
             if at == dies_after:
                 raise UnavailableError("the replica died")

@@ -14,10 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from appliance.core.adapters import RECORD, content_digest
 from appliance.core.database import Database
+from appliance.core.decisions import Approval
 from appliance.core.digests import Digest, digest_bytes, digest_json
 from appliance.core.home import Home
 from appliance.core.objects import ObjectStore
-from appliance.core.records import Adapter, Approval, Probe, encode
+from appliance.core.records import Adapter, Probe, encode
 from appliance.core.tables import adapters as adapters_table
 from appliance.core.tables import approvals, rounds, users
 

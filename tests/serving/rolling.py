@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import openai
 
+from appliance.core.decisions import Release
 from appliance.core.digests import Digest
-from appliance.core.records import Release, convert
+from appliance.core.records import convert
 from tests.serving.conftest import ALIAS, Appliance, GatewayProcess, say
 
 _numbers = count()

@@ -6,8 +6,8 @@ import openai
 import pytest
 import sqlalchemy as sa
 
+from appliance.core.decisions import Release
 from appliance.core.digests import Digest, digest_bytes, short
-from appliance.core.records import Release
 from appliance.core.tables import adapters as adapters_table
 from serving import journal
 from serving.keys import add_key

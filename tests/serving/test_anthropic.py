@@ -160,6 +160,40 @@ def test_a_conversation_becomes_the_same_prompt_as_in_openais_shape(
     assert (status, counted) == (200, {"input_tokens": len(engine.requests[-1].prompt_ids)})
 
 
+FAILED: dict[str, tuple[dict[str, Any], str]] = {
+    "it failed": ({"content": "no such city", "is_error": True}, "Error: no such city"),
+    "it says so itself": ({"content": "Error: no city", "is_error": True}, "Error: no city"),
+    "it says nothing": ({"is_error": True}, "Error: "),
+    "in blocks": (
+        {"content": [{"type": "text", "text": "no city"}], "is_error": True},
+        "Error: no city",
+    ),
+    "it did not": ({"content": "rain", "is_error": False}, "rain"),
+}
+
+
+@pytest.mark.parametrize("case", FAILED)
+def test_the_model_sees_that_a_tool_failed(
+    gateway: GatewayProcess, key: str, appliance: Appliance, engine: EngineSimulator, case: str
+) -> None:
+    result, seen = FAILED[case]
+    conversation = [
+        {"role": "user", "content": say("so")[0]["content"]},
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "c1", "name": "weather", "input": {}}],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", **result}]},
+    ]
+    body = ask("", messages=conversation, tools=[WEATHER])
+    status, _, message = post(gateway, "messages", key, body)
+    assert status == 200
+    prompt = appliance.template.decode(engine.requests[-1].prompt_ids)
+    assert f"<tool_response>\n{seen}\n</tool_response>" in prompt
+    (turn,) = appliance.turns(message["id"])
+    assert turn.messages[-1] == {"role": "tool", "tool_call_id": "c1", "content": seen}
+
+
 BAD: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "no max_tokens": ({"max_tokens": None}, 400, "invalid_request_error", "max_tokens"),
     "no messages": ({"messages": []}, 400, "invalid_request_error", "messages"),
@@ -199,7 +233,12 @@ BAD: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "last message",
     ),
     "temperature": ({"temperature": 1.5}, 400, "invalid_request_error", "temperature"),
-    "a forced tool": ({"tool_choice": {"type": "any"}}, 400, "invalid_request_error", "auto"),
+    "a forced tool, and none there": (
+        {"tool_choice": {"type": "any"}},
+        400,
+        "invalid_request_error",
+        "no tool at all",
+    ),
     "a server's tool": (
         {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         400,

@@ -19,6 +19,7 @@ from serving.exchange import Exchange, TapCounts
 from serving.metrics import Metrics
 from serving.openai.shapes import ChatShape
 from serving.openai_errors import ApiError
+from serving.quota import Charge
 from serving.reply import Reply
 from serving.under_way import Place, UnderWay
 from tests.serving.asking import wait_until
@@ -44,8 +45,13 @@ class Engine:
     def __init__(self, ids: list[int], error: Exception | None = None) -> None:
         self._ids = ids
         self._error = error
+        self.asked = 0
+        self.silent = False
 
     async def stream(self, _: Generate) -> AsyncGenerator[list[Line]]:
+        self.asked += 1
+        if self.silent:
+            await asyncio.Event().wait()
         for token in self._ids:
             yield [Line(index=0, ids=[token], logprobs=[-1.0])]
         if self._error is not None:
@@ -66,6 +72,8 @@ class Case:
             max_under_way=2,
             max_waiting=2,
         )
+        self.versions = AsyncMock()
+        self.versions.require_ready.return_value = ""
         self.sent: list[bytes] = []
         self.reads_only: int | None = None
         """Messages that the client takes; None is all of them."""
@@ -80,13 +88,21 @@ class Case:
         self.shape = ChatShape(
             "m", appliance.template, logprobs=False, token_ids=False, usage=False
         )
-        self._engine = Engine(ids, error)
+        self.engine = Engine(ids, error)
+
+        self.settled: list[tuple[int, int]] = []
+        """Tokens that were charged: prompt, completion."""
+
+    def settle(self, *tokens: int) -> None:
+        """See Charge."""
+        self.settled.append(tokens)  # type: ignore[arg-type] # the place settles with two
 
     async def answer(self) -> None:
         with self.under_way.enter(self.exchange.key, "chat") as self.place:
+            self.place.carry(self.exchange, cast(Charge, self))
             reply = Reply(
                 self.place, self.exchange, self.shape, cast(Any, nullcontext()),
-                engine=cast(Any, self._engine), versions=cast(Any, AsyncMock()),
+                engine=cast(Any, self.engine), versions=cast(Any, self.versions),
                 ingest=cast(Any, self.ingest), counts=self.counts, stream=True, headers={},
             )  # fmt: skip
             await reply({}, self._receive, self._send)
@@ -144,6 +160,25 @@ def test_a_kill_frees_a_place_whose_client_does_not_read(
     (turn,) = case.ingest.turns
     assert turn.finish_reason == "error"
     assert TEXT.startswith(turn.answer["content"])
+
+
+def test_who_is_killed_before_the_first_token_pays_for_the_prompt(appliance: Appliance) -> None:
+    case = Case(appliance)
+    case.engine.silent = True
+    with pytest.raises(ApiError, match="killed"):
+        asyncio.run(killed_when(case, lambda: case.engine.asked))
+    assert case.settled == [(len(case.exchange.generate.prompt_ids), 0)]
+
+
+def test_who_is_killed_before_the_engine_was_asked_pays_nothing(appliance: Appliance) -> None:
+    async def never(_: object) -> None:
+        await asyncio.Event().wait()
+
+    case = Case(appliance)
+    case.versions.require_ready.side_effect = never
+    with pytest.raises(ApiError, match="killed"):
+        asyncio.run(killed_when(case, lambda: case.versions.require_ready.called))
+    assert case.settled == [(0, 0)]
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in-the-middle", "before-the-last-event"])

@@ -21,10 +21,12 @@ def nested(depth: int) -> dict[str, Any]:
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "no messages": ({"messages": []}, 400, "messages"),
     "messages missing": ({"messages": None}, 400, "messages"),
+    "role no text": ({"messages": [{"role": {}, "content": "x"}]}, 400, "messages"),
     "role unknown": ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "messages"),
     "temperature": ({"temperature": 3}, 400, "temperature"),
     "top_p": ({"top_p": 0}, 400, "top_p"),
     "n": ({"n": 99}, 400, "n"),
+    "parallel_tool_calls": ({"parallel_tool_calls": "no"}, 400, "parallel_tool_calls"),
     "max_tokens": ({"max_tokens": 0}, 400, "max_tokens"),
     "seed": ({"seed": 2**60}, 400, "seed"),
     "top_logprobs alone": ({"top_logprobs": 3}, 400, "top_logprobs"),
@@ -34,7 +36,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str | None]] = {
     "effort": ({"reasoning_effort": "high"}, 400, "reasoning_effort"),
     "a slip of the pen": ({"max_tokns": 9}, 400, "max_tokns"),
     "a field of others": ({"repetition_penalty": 1.2}, 400, "repetition_penalty"),
-    "forced tool": ({"tool_choice": "required"}, 400, "tool_choice"),
+    "forced tool, and none there": ({"tool_choice": "required"}, 400, "tool_choice"),
     "model": ({"model": "gpt-4o"}, 404, "model"),
     "version": ({"model": f"{ALIAS}@sha256:{'0' * 64}"}, 404, "model"),
     "not a digest": ({"model": f"{ALIAS}@17"}, 404, "model"),
@@ -86,6 +88,38 @@ def test_bad_feedback_is_refused(client: openai.OpenAI, case: str) -> None:
 def test_junk_is_a_400(gateway: GatewayProcess, client: openai.OpenAI, body: bytes) -> None:
     for route in ("chat/completions", "completions", "feedback"):
         assert status_of(gateway, route, client.api_key, body) == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "meant", "base"),
+    [
+        ("/chat/completions", "/v1/chat/completions", "/v1 (OPENAI_BASE_URL)"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions", "/v1 (OPENAI_BASE_URL)"),
+        ("/v1/v1/v1/models/a/b", "/v1/models/a/b", "/v1 (OPENAI_BASE_URL)"),
+        ("/feedback", "/v1/feedback", "/v1 (OPENAI_BASE_URL)"),
+        ("/v1/v1/messages", "/v1/messages", " (ANTHROPIC_BASE_URL)"),
+        ("/messages/count_tokens", "/v1/messages/count_tokens", " (ANTHROPIC_BASE_URL)"),
+    ],
+)
+def test_a_base_url_with_v1_too_few_or_too_many_is_told(
+    gateway: GatewayProcess, path: str, meant: str, base: str
+) -> None:
+    status, said = answer_of(gateway, "POST", path)
+    assert status == 404
+    assert f"it is {meant}: set the base URL to {gateway.url}{base}" in said
+
+
+@pytest.mark.parametrize("path", ["/v1/nosuch", "/", "/v1", "/v1/", "/v12/chat/completions"])
+def test_any_other_unknown_route_is_no_matter_of_the_base_url(
+    gateway: GatewayProcess, path: str
+) -> None:
+    status, said = answer_of(gateway, "POST", path)
+    assert (status, "base URL" in said) == (404, False)
+
+
+def test_a_wrong_method_is_no_matter_of_the_base_url(gateway: GatewayProcess) -> None:
+    status, said = answer_of(gateway, "GET", "/v1/chat/completions")
+    assert (status, "base URL" in said) == (404, False)
 
 
 def test_a_huge_body_is_a_413(gateway: GatewayProcess, client: openai.OpenAI) -> None:
@@ -158,5 +192,15 @@ def status_of(gateway: GatewayProcess, route: str, key: str, body: bytes | None)
     try:
         connection.request("GET" if body is None else "POST", f"/v1/{route}", body, headers)
         return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def answer_of(gateway: GatewayProcess, method: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=10)
+    try:
+        connection.request(method, path, b"{}" if method == "POST" else None)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
     finally:
         connection.close()

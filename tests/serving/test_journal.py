@@ -7,9 +7,9 @@ import sqlalchemy as sa
 
 from appliance.core import audit
 from appliance.core.database import Database
+from appliance.core.decisions import Release
 from appliance.core.digests import digest_bytes
 from appliance.core.errors import ConflictError
-from appliance.core.records import Release
 from appliance.core.tables import releases
 from serving import journal
 

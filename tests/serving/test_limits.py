@@ -112,6 +112,20 @@ def test_feedback_and_a_look_at_a_version_count_as_requests(agent: Agent) -> Non
         client.models.retrieve(ALIAS)
 
 
+def test_a_refused_request_counts_so_a_flood_of_them_ends(
+    agent: Agent, gateway: GatewayProcess
+) -> None:
+    client, _ = agent(requests_per_minute=3, tokens_per_day=1)
+    assert post_junk(gateway, client.api_key) == 400
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="nobody", messages=say("x"))
+    with pytest.raises(openai.RateLimitError, match="nothing fits"):
+        ask(client)
+    with pytest.raises(openai.RateLimitError, match="3 requests per minute"):
+        ask(client)
+    assert post_junk(gateway, client.api_key) == 429
+
+
 def test_a_refused_request_pins_no_session(
     agent: Agent, appliance: Appliance, gateway: GatewayProcess
 ) -> None:
@@ -203,6 +217,23 @@ def test_a_client_that_leaves_pays_for_what_was_sampled(
     assert requests == 1
     assert prompt == len(appliance.template.encode(say("x" * 500, 0.01)))
     assert 0 < sampled < 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_the_first_token_pays_for_the_prompt(
+    agent: Agent, appliance: Appliance, engine: EngineSimulator, stream: bool
+) -> None:
+    client, key = agent()
+    asked, messages = len(engine.requests), say("x", wait_s=30.0)
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=1.0).chat.completions.create(
+            model=ALIAS, messages=messages, stream=stream
+        )
+    wait_until(lambda: used(appliance, key) != [])
+    assert len(engine.requests) == asked + 1
+    ((requests, prompt, sampled, _),) = used(appliance, key)
+    assert (requests, sampled) == (1, 0)
+    assert prompt == len(appliance.template.encode(messages))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -304,6 +335,7 @@ def test_by_command(appliance: Appliance, capsys: pytest.CaptureFixture[str]) ->
     assert limits["team", "sales"]["requests_per_minute"] == 10
     assert limits["key", made["key_id"]]["tokens_per_day"] == 5000
     run("set", "--team", "sales", code=2)
+    run("set", "--team", "", "--tokens-per-day", "1", code=2)
     for wrong in (("--team", "sales", "--tokens-per-day=-1"), ("--tokens-per-day", "1")):
         with pytest.raises(SystemExit, match="2"):
             run("set", *wrong)

@@ -8,8 +8,8 @@ import msgspec
 import openai
 import pytest
 
+from appliance.core.decisions import Release, Rollout
 from appliance.core.digests import Digest, digest_bytes
-from appliance.core.records import Release, Rollout
 from appliance.core.settings import Rollout as Settings
 from policies.canary import group
 from serving.canary import Canary

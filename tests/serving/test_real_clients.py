@@ -130,6 +130,48 @@ def test_chat_with_tools_and_back(house: House) -> None:
     house.heard(answer.choices[0].message.content or "", "it rains")
 
 
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Ulm", "Bonn"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_chat_with_a_tool_that_has_to_be_called(house: House, choice: Any) -> None:
+    """Also by a model that would never have called one."""
+    text = '<tool_call>\n{"name": "f", "arguments": {"city": "Ulm"}}\n</tool_call>'
+    answer = house.openai.chat.completions.create(
+        model=ALIAS,
+        messages=house.says(text),
+        tools=[{"type": "function", "function": {"name": "f", "parameters": CITY}}],
+        tool_choice=choice,
+        parallel_tool_calls=False,
+        max_tokens=200,
+    )
+    (choice,) = answer.choices
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert json.loads(call.function.arguments)["city"] in ("Ulm", "Bonn")
+    assert house.logged(answer.id).answer_ids.count == answer.usage.completion_tokens
+
+
+def test_a_message_with_a_tool_that_has_to_be_called(house: House) -> None:
+    text = '<tool_call>\n{"name": "f", "arguments": {"city": "Ulm"}}\n</tool_call>'
+    with house.anthropic.messages.stream(
+        model=ALIAS,
+        max_tokens=200,
+        messages=house.says(text),
+        tools=[{"name": "f", "input_schema": CITY}],
+        tool_choice={"type": "tool", "name": "f", "disable_parallel_tool_use": True},
+    ) as stream:
+        message = stream.get_final_message()
+    (block,) = message.content
+    assert (message.stop_reason, block.type, block.name) == ("tool_use", "tool_use", "f")
+    assert block.input["city"] in ("Ulm", "Bonn")
+
+
 def test_chat_parsed(house: House) -> None:
     answer = house.openai.chat.completions.parse(
         model=ALIAS, messages=house.says(VERDICT), response_format=Verdict, max_tokens=100

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
@@ -11,7 +13,12 @@ import pytest
 
 from serving import structured
 from serving.openai_errors import ApiError
-from serving.structured import SCHEMA_MAX_BYTES, require_met, require_possible
+from serving.structured import (
+    SCHEMA_MAX_BYTES,
+    require_callable,
+    require_met,
+    require_possible,
+)
 from tests.serving.conftest import ALIAS, Appliance, GatewayProcess, say
 from tests.serving.engine_simulator import EngineSimulator
 from tests.serving.raw import events, post
@@ -217,10 +224,10 @@ def test_a_check_never_holds_the_gateway_up(case: str, caplog: pytest.LogCapture
             beats += 1
 
     async def check() -> float:
-        await require_possible(text, "response_format")
+        await require_possible(text, "response_format", key_id=case)
         beating = asyncio.create_task(beat())
         begun = time.monotonic()
-        await require_met(text, [answer])
+        await require_met(text, [answer], key_id=case)
         beating.cancel()
         return time.monotonic() - begun
 
@@ -238,14 +245,15 @@ def warm_up(tries: int) -> None:
     end = time.monotonic() + 30
     while tries and time.monotonic() < end:
         try:
-            asyncio.run(require_met(json.dumps(CITY), [ULM, '{"city": "Ulm"}']))
+            answers = [ULM, '{"city": "Ulm"}']
+            asyncio.run(require_met(json.dumps(CITY), answers, key_id=f"warm-{tries}"))
         except ApiError:
             tries -= 1
     assert not tries
 
 
 def test_answers_are_checked_again_after_one_that_took_for_ever() -> None:
-    asyncio.run(require_met(json.dumps(DOUBLING), ['"x"']))
+    asyncio.run(require_met(json.dumps(DOUBLING), ['"x"'], key_id="long"))
     warm_up(4)
 
 
@@ -260,8 +268,56 @@ def test_a_schema_that_was_not_judged_in_time_is_judged_again(
     with monkeypatch.context() as patch:
         patch.setattr(structured, "_judge", busy)
         with pytest.raises(ApiError, match="to compile"):
-            asyncio.run(require_possible(text, "response_format"))
-    asyncio.run(require_possible(text, "response_format"))
+            asyncio.run(require_possible(text, "response_format", key_id="k"))
+    asyncio.run(require_possible(text, "response_format", key_id="k"))
+
+
+JUDGED: dict[str, Callable[[str, str], Awaitable[None]]] = {
+    "a schema": lambda text, key_id: require_possible(text, "text", key_id=key_id),
+    "calls": lambda text, key_id: require_callable(text, key_id=key_id),
+    "answers": lambda text, key_id: require_met(text, [ULM], key_id=key_id),
+}
+
+
+@pytest.mark.parametrize("leaving", [False, True], ids=["waiting", "leaving"])
+@pytest.mark.parametrize("kind", JUDGED)
+def test_no_key_has_the_judges_to_itself(
+    monkeypatch: pytest.MonkeyPatch, kind: str, leaving: bool
+) -> None:
+    """One key asks for what takes for ever, again and again, and may leave each time."""
+    judge, done = JUDGED[kind], threading.Event()
+    under_way, most = 0, 0
+
+    def slow(_: str, text: str | list[str], *__: Any) -> str:
+        nonlocal under_way, most
+        if "hard" in text:
+            under_way += 1
+            most = max(most, under_way)
+            done.wait(20)
+            under_way -= 1
+        return ""
+
+    monkeypatch.setattr(structured, "_judge", slow)
+
+    async def flood() -> None:
+        name = f"{kind} {leaving}"
+        tasks = [asyncio.create_task(judge(f"{name} hard {n}", name)) for n in range(8)]
+        for task in tasks:
+            await asyncio.sleep(0.01)
+            if leaving:
+                task.cancel()
+        await asyncio.wait_for(judge(f"{name} easy", "polite"), 10)
+        done.set()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert leaving or ends == [None] * 8
+
+    asyncio.run(flood())
+    assert most == 1
+
+
+def test_tools_above_64_kib_are_not_forced() -> None:
+    with pytest.raises(ApiError, match="64 KiB"):
+        asyncio.run(require_callable("x" * (SCHEMA_MAX_BYTES + 1), key_id="k"))
 
 
 def test_a_stop_string_may_cut_the_json(gateway: GatewayProcess, key: str) -> None:

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from appliance.core.digests import Digest, short
+from appliance.engine.client import Engine
 from tests.serving import engine_simulator
 from tests.serving.asking import ask, generation, wait_until
 from tests.serving.conftest import ALIAS, Appliance, GatewayProcess
@@ -113,6 +114,51 @@ def test_nobody_gets_an_answer_while_the_version_is_being_proven(
     engine.weights.clear()
     scoring.delay_s = 0.0
     assert ask(client, f"{ALIAS}@{adapters[2]}") == f"I am {short(adapters[2])}"
+
+
+def test_what_somebody_else_loaded_after_a_restart_is_not_proven(
+    appliance: Appliance,
+    gateway: GatewayProcess,
+    engine: EngineSimulator,
+    client: openai.OpenAI,
+    adapters: list[Digest],
+    scoring: Scoring,
+) -> None:
+    gateway.release(appliance, adapters[6])
+    assert ask(client) == f"I am {short(adapters[6])}"
+    engine.stop()
+    engine.weights[adapters[6]] = adapters[5]
+    engine.start()
+    # Evaluation was first, so the engine says that it has what the gateway had proven.
+    Engine(engine.path).prepare(adapters[6], "evaluation")
+    for _ in range(5):
+        with pytest.raises(openai.InternalServerError, match="not what was trained") as caught:
+            ask(client)
+        assert caught.value.status_code == 503
+    engine.weights.clear()
+    assert ask(client) == f"I am {short(adapters[6])}"
+    assert engine.holders[adapters[6]] == {"evaluation", "serving"}
+    Engine(engine.path).release(None, "evaluation")
+    settled = scoring.count
+    assert ask(client) == f"I am {short(adapters[6])}"
+    assert scoring.count == settled
+
+
+def test_a_restart_that_no_request_meets_is_seen_all_the_same(
+    appliance: Appliance,
+    gateway: GatewayProcess,
+    engine: EngineSimulator,
+    adapters: list[Digest],
+    scoring: Scoring,
+) -> None:
+    gateway.release(appliance, adapters[7])
+    before = scoring.count
+    engine.stop()
+    engine.start()
+    Engine(engine.path).prepare(adapters[7], "evaluation")
+    wait_until(lambda: "serving" in engine.holders[adapters[7]])
+    wait_until(lambda: scoring.count > before)
+    Engine(engine.path).release(None, "evaluation")
 
 
 def test_an_engine_that_was_started_again_is_proven_again(

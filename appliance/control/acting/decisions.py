@@ -15,9 +15,10 @@ from appliance.control.identity import Person
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground
 from appliance.core import audit
+from appliance.core.decisions import Approval, Candidate
 from appliance.core.digests import Digest, short
 from appliance.core.errors import ConflictError, ForbiddenError, UsageError
-from appliance.core.records import Approval, Candidate, decode, encode
+from appliance.core.records import decode, encode
 from appliance.core.tables import adapters, approvals
 from policies.access import Act
 from policies.lifecycle import State

@@ -11,8 +11,8 @@ from appliance.control.reading.rounds import history_of
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground, approvals_of
 from appliance.core.audit import Entry
+from appliance.core.decisions import Approval
 from appliance.core.digests import Digest
-from appliance.core.records import Approval
 from policies.access import Act
 
 

@@ -12,7 +12,8 @@ from appliance.control.reading.pulse import Pulse, PulseTaker
 from appliance.control.reading.words import summarised
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground, approvals_of, gates_of
-from appliance.core.records import MOVES, Release, decode
+from appliance.core.decisions import MOVES, Release
+from appliance.core.records import decode
 from appliance.core.tables import adapters, proposals, releases
 from policies.access import Act
 from policies.lifecycle import State

@@ -18,9 +18,10 @@ from appliance.control.reading.head import size_of
 from appliance.control.rounds import Round, Rounds
 from appliance.control.steps import Ground
 from appliance.core.adapters import FILES, content_digest
+from appliance.core.decisions import Approval, Release
 from appliance.core.digests import Digest
 from appliance.core.errors import EspalierError, IntegrityError, NotFoundError
-from appliance.core.records import Adapter, Approval, Release, Scorecard, decode
+from appliance.core.records import Adapter, Scorecard, decode
 from appliance.core.tables import adapters, approvals, law, releases
 from policies.access import Act
 

@@ -7,7 +7,8 @@ from appliance.control.identity import Person
 from appliance.control.reading.overview import served_now
 from appliance.control.releasing import trying_now
 from appliance.control.steps import Ground
-from appliance.core.records import Release, Rollout, decode
+from appliance.core.decisions import Release, Rollout
+from appliance.core.records import decode
 from appliance.core.tables import adapters, audit, releases, rounds
 from policies.access import Act
 from policies.lifecycle import State

@@ -25,7 +25,7 @@ _GPU = Path("/dev/nvidiactl")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="espalier serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="espalier", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("serve", help="start the replicas and answer for them")
     run.add_argument("what", nargs="?", choices=["vllm"], default="vllm")
@@ -35,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        home = Home.find(options.home)
-        home.create()
+        home = Home.existing(options.home)
         settings = load_settings(home)
         base = Registry(home).get(settings.engine.base)
         launches = _launches(home, settings, base)

@@ -38,7 +38,9 @@ class Process:
                     stdout=output,
                     stderr=output,
                     env={**inherited(os.environ), **launch.environment},
-                    start_new_session=True,
+                    # No session of its own: Linux shares the processor out between sessions,
+                    # and beside a replica's on a CPU the gateway waited for half a second.
+                    process_group=0,
                 )  # fmt: skip
             except OSError as error:
                 raise UnavailableError(f"vLLM cannot be started: {error}") from error

@@ -243,8 +243,9 @@ def _body(request: Generate, model: str) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         "priority": 0 if request.priority == "interactive" else 1,
     }
-    if request.json_schema:
-        body["structured_outputs"] = {"json": request.json_schema}
+    wanted = {"json": request.json_schema, "grammar": request.grammar}
+    if kept_to := {kind: text for kind, text in wanted.items() if text}:
+        body["structured_outputs"] = kept_to
     return body
 
 
