@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from appliance.engine.template import Template
-from appliance.engine.tool_calls import CALL_BEGIN, CALL_END
+from appliance.engine.tool_calls import CALL_BEGIN, CALL_END, first_call_end
 from appliance.engine.wire import Line
 
 _HALF_CHARACTER = "\ufffd"
@@ -62,11 +62,7 @@ class Answer:
         self.ended = self.ended or bool(line.finish_reason)
         if self.finish_reason:
             return ""
-        self.ids += line.ids
-        self.logprobs += line.logprobs
-        self.top_logprobs += line.top_logprobs
-        if line.ids and (streaming or self._stops or self._one_call):
-            self._decode(final=False)
+        self._add(line, streaming=streaming)
         if line.finish_reason and not self.finish_reason:
             self._decode(final=True)
             self.finish_reason = self.finish_reason or line.finish_reason
@@ -79,6 +75,19 @@ class Answer:
         """The calls, once finished."""
         calls: list[dict[str, Any]] = self.message.get("tool_calls") or []
         return calls
+
+    def _add(self, line: Line, *, streaming: bool) -> None:
+        """Add its tokens: one by one where one may end the answer that the engine does not know."""
+        step = 1 if self._one_call else max(1, len(line.ids))
+        for at in range(0, len(line.ids), step):
+            part = slice(at, at + step)
+            self.ids += line.ids[part]
+            self.logprobs += line.logprobs[part]
+            self.top_logprobs += line.top_logprobs[part]
+            if streaming or self._stops or self._one_call:
+                self._decode(final=False)
+            if self.finish_reason:
+                break
 
     def _decode(self, *, final: bool) -> None:
         """Move what the new ids spell into `text`; cut it at a stop string."""
@@ -96,9 +105,9 @@ class Answer:
                 self.finish_reason = "stop"
                 self.stop = stop
         if self._one_call:
-            at = self.text.find(CALL_END, max(0, searched - len(CALL_END) + 1))
-            if at >= 0:
-                self.text = self.text[: at + len(CALL_END)]
+            came = self.text.find(CALL_END, max(0, searched - len(CALL_END) + 1)) >= 0
+            if came and (end := first_call_end(self.text)) is not None:
+                self.text = self.text[:end]
                 self.finish_reason = "stop"
 
     def _certain(self) -> int:

@@ -22,7 +22,8 @@ from appliance.engine.wire import Generate, Line
 from appliance.ingest import Ingest
 from serving.answers import Answer
 from serving.keys import Key
-from serving.structured import require_met
+from serving.openai_errors import ApiError
+from serving.structured import require_schema_met
 from serving.versions import Versions
 
 TAP_WAIT_S = 0.25
@@ -96,6 +97,7 @@ class Exchange(msgspec.Struct, kw_only=True):
         be back, or have a replica that lives. Leaving early stops the engine.
         """
         causes: set[type[EspalierError]] = set()
+        incarnation = ""
         while True:
             try:
                 incarnation = await versions.require_ready(self.adapter)
@@ -107,6 +109,9 @@ class Exchange(msgspec.Struct, kw_only=True):
                 self.asked = False
                 out = streaming and self.completion_tokens
                 if out or type(error) in causes:
+                    if isinstance(error, NotFoundError):
+                        # No model that the client could name otherwise.
+                        raise UnavailableError(f"not loaded again: {error.message}") from error
                     raise
                 causes.add(type(error))
                 self.answers = [answer.fresh() for answer in self.answers]
@@ -115,7 +120,7 @@ class Exchange(msgspec.Struct, kw_only=True):
                 elif self.adapter is None:
                     raise
                 else:
-                    await versions.load_again(self.adapter)
+                    await versions.load_again(self.adapter, refused=incarnation)
 
     async def _run_once(
         self, engine: AsyncEngine, incarnation: str, streaming: bool
@@ -140,16 +145,23 @@ class Exchange(msgspec.Struct, kw_only=True):
             if not finished:
                 yield line.index, text, first
 
-    async def require_schema_met(self) -> None:
-        """Raise unless every answer that came to its own end meets the schema asked for.
+    async def require_met(self) -> None:
+        """Raise unless every answer that came to its own end is what it was held to.
 
         Raises:
-            ApiError: 500; the engine did not keep to it.
+            ApiError: 500; the engine did not keep to it, or a forced call cannot be read.
         """
+        if self.generate.grammar and any(a.finish_reason == "stop" for a in self.answers):
+            raise ApiError(
+                500,
+                "the answer is no tool call that can be read, though one was asked for",
+                kind="server_error",
+                code="tool_call_not_met",
+            )
         if not self.generate.json_schema:
             return
         ended = [a.text for a in self.answers if a.finish_reason == "stop" and not a.stop]
-        await require_met(self.generate.json_schema, ended, key_id=self.key.key_id)
+        await require_schema_met(self.generate.json_schema, ended, key_id=self.key.key_id)
 
     def fail(self) -> None:
         """It cannot go on: each answer is what was handed out of it, and says ``error``."""

@@ -16,7 +16,6 @@ from appliance.core.settings import Settings
 from appliance.engine.bases import Base
 from appliance.engine.client import AsyncEngine
 from appliance.engine.template import Template
-from appliance.engine.tool_calls import CALL_END
 from appliance.engine.wire import Generate
 from appliance.ingest import Ingest
 from policies.labels import flows_to, join
@@ -199,6 +198,8 @@ class Gateway:
         grammar = ask.tool_choice.grammar(ask.tools)
         await require_callable(grammar, key_id=key.key_id)
         one_call = bool(ask.tools) and ask.tool_choice.ends_at_call
+        # A forced call ends by itself; what it has to write may be what a text would stop at.
+        stops = () if grammar else ask.stops
         alias, exact = self._parse(ask.model, key)
         adapter = await self.address(ask.model, key)
         # Before a route pins its session: what is refused leaves nothing behind.
@@ -216,7 +217,7 @@ class Gateway:
             top_k=ask.top_k,
             seed=ask.seed,
             stop_ids=self.template.stop_ids,
-            stops=[*ask.stops, CALL_END] if one_call else list(ask.stops),
+            stops=list(stops),
             json_schema=ask.json_schema,
             grammar=grammar,
             logprobs=True,
@@ -237,7 +238,7 @@ class Gateway:
             tools=ask.tools,
             generate=generate,
             answers=[
-                Answer(self.template, stops=ask.stops, tools=ask.tools, one_call=one_call)
+                Answer(self.template, stops=stops, tools=ask.tools, one_call=one_call)
                 for _ in range(ask.n)
             ],
             started_at=time.time(),

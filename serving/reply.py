@@ -135,7 +135,7 @@ class Reply(Response):
         async with aclosing(self._run()) as steps:
             async for _ in steps:
                 self._place.token()
-        await self._exchange.require_schema_met()
+        await self._exchange.require_met()
         await self._send_last(send, lambda: self._shape.whole(self._exchange))
 
     async def _send_stream(self, send: Send) -> None:
@@ -150,7 +150,7 @@ class Reply(Response):
                 events += [self._shape.piece(self._exchange, *piece) for piece in pieces]
                 if body := b"".join(events):
                     await self._send(send, body)
-        await self._exchange.require_schema_met()
+        await self._exchange.require_met()
         await self._send_last(send, lambda: self._shape.end(self._exchange))
 
     async def _send_last(self, send: Send, make: Callable[[], bytes]) -> None:

@@ -135,7 +135,8 @@ async def _upkeep(gateway: Gateway) -> None:
                 await gateway.engine.release(None, HOLDER)
                 fresh = False
             await gateway.aliases.follow()
-            await gateway.versions.restore(health)
+            # Asked again: what was just loaded is not in what it said before.
+            await gateway.versions.restore(await gateway.engine.health())
         except EspalierError as error:
             gateway.releases.note(error)
             _log.warning("%s", error.message)

@@ -88,7 +88,7 @@ async def require_callable(grammar: str, *, key_id: str) -> None:
         raise _bad(f"calls of these tools: {problem}", "tools")
 
 
-async def require_met(schema: str, answers: Sequence[str], *, key_id: str) -> None:
+async def require_schema_met(schema: str, answers: Sequence[str], *, key_id: str) -> None:
     """Raise unless finished answers meet the schema that was asked for.
 
     The engine held them to it already: what cannot be checked in time is logged, and passes.

@@ -37,6 +37,8 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
         if not self.forced:
             return ""
         schemas = dict(_schema_of(tool, at) for at, tool in enumerate(tools))
+        if len(schemas) < len(tools):
+            raise ApiError(400, "two tools have the same name", param="tools")
         if self.name:
             schemas = {name: schema for name, schema in schemas.items() if name == self.name}
         if not schemas:

@@ -104,8 +104,9 @@ class Versions:
         return (await self._engine.health()).incarnation
 
     def proved(self, adapter: Digest, incarnation: str) -> None:
-        """A proof of what is resident now was good."""
-        self._proven[adapter] = incarnation
+        """A proof of what is resident was good. What was lost meanwhile is proven again."""
+        if adapter in self._resident:
+            self._proven[adapter] = incarnation
 
     async def ready(self, adapter: Digest, *, guest: bool = False) -> str:
         """Make a version resident and proven. All who ask at once wait for the same proof.
@@ -143,13 +144,14 @@ class Versions:
                 f"adapter {short(adapter)} cannot answer: {error.message}"
             ) from error
 
-    async def load_again(self, adapter: Digest) -> None:
-        """Load and prove a version that the engine says it does not have.
+    async def load_again(self, adapter: Digest, *, refused: str) -> None:
+        """Load and prove a version that this incarnation of the engine says it does not have.
 
         Raises:
             UnavailableError: it cannot be now.
         """
-        if self.proven(adapter):  # else somebody is at it
+        # Else somebody is at it, or has done it.
+        if self.proven(adapter) and self._proven[adapter] == refused:
             self._lose(adapter)
         await self.require_ready(adapter)
 

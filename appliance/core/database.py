@@ -68,7 +68,7 @@ class Database:
             UnavailableError: the disk is full or the file cannot be written; nothing changed.
         """
         try:
-            with self._writing, self.engine.connect() as connection:
+            with self._turn(), self.engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -81,6 +81,17 @@ class Database:
                 f"the database {self.path} cannot be written: {error.orig}",
                 next_step="check free space with: espalier doctor",
             ) from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=_BUSY_TIMEOUT_MS / 1000):
+            raise UnavailableError(
+                f"the database {self.path} cannot be written: others write to it for too long"
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -4,17 +4,16 @@ Read in an answer, and, where a call was asked for, the only thing that an answe
 """
 
 import json
-import re
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 CALL_BEGIN = "<tool_call>"
 CALL_END = "</tool_call>"
-# A model that stops right after the JSON has made its call as well: the end tag may be missing.
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_WHITE = " \t\n\r"
+_JSON = json.JSONDecoder()
 
 # Spaced as templates write calls that were made before. Words that llguidance does not know are
 # left out of a tool's schema: they are a wish, as they are where nothing is forced.
@@ -36,15 +35,26 @@ def parse_answer(text: str, tools: Sequence[Mapping[str, Any]] | None = None) ->
     as content: nothing that the model wrote is dropped. Arguments are a JSON text, as on OpenAI's
     wire.
     """
-    matches = list(_CALL.finditer(text)) if tools is None or len(tools) else []
     try:
-        calls = [_parse_call(match.group(1)) for match in matches]
-    except msgspec.DecodeError:
+        found = list(_written_calls(text)) if tools is None or len(tools) else []
+        calls = [_parse_call(one.json) for one in found]
+    except (msgspec.DecodeError, ValueError, RecursionError):
         calls = []
     if not calls:
         return {"role": "assistant", "content": text}
-    content = _CALL.sub("", text).rstrip("\n")
-    return {"role": "assistant", "content": content or None, "tool_calls": calls}
+    ends = [0, *(one.end for one in found)]
+    begins = [*(one.begin for one in found), len(text)]
+    content = "".join(text[end:begin] for end, begin in zip(ends, begins, strict=True))
+    return {"role": "assistant", "content": content.rstrip("\n") or None, "tool_calls": calls}
+
+
+def first_call_end(text: str) -> int | None:
+    """Where the first call ends, with its tag; None while there is none that is whole."""
+    try:
+        first = next(_written_calls(text), None)
+    except (ValueError, RecursionError):
+        return None
+    return first.end if first is not None and first.closed else None
 
 
 def calls_grammar(tools: Mapping[str, Mapping[str, Any]], *, once: bool) -> str:
@@ -62,13 +72,44 @@ def calls_grammar(tools: Mapping[str, Mapping[str, Any]], *, once: bool) -> str:
     ]
     for at, (name, schema) in enumerate(tools.items()):
         head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
-        arguments = json.dumps({**schema, "type": "object", "x-guidance": _AS_TEMPLATES})
+        kept = {**schema, "type": "object", "x-guidance": _AS_TEMPLATES}
+        arguments = json.dumps(kept, ensure_ascii=False)
         rules.append(f'call_{at}: {_quoted(head)} %json {arguments} "}}"')
     return "\n".join(rules)
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+class _Written(NamedTuple):
+    """A call as it stands in a text, from its tag to its tag."""
+
+    begin: int
+    end: int
+    json: str
+    closed: bool
+    """A model that stops right after the JSON has made its call as well."""
+
+
+def _written_calls(text: str) -> Iterator[_Written]:
+    # The JSON says where it ends: a tag may stand in one of its strings.
+    end = 0
+    while (begin := text.find(CALL_BEGIN, end)) >= 0:
+        start = _skip_white(text, begin + len(CALL_BEGIN))
+        _, stop = _JSON.raw_decode(text, start)
+        end = _skip_white(text, stop)
+        closed = text.startswith(CALL_END, end)
+        if not closed and end < len(text):
+            raise ValueError("something else stands where a call's tag should")
+        end += len(CALL_END) if closed else 0
+        yield _Written(begin, end, text[start:stop], closed)
+
+
+def _skip_white(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _WHITE:
+        at += 1
+    return at
 
 
 def _parse_call(text: str) -> dict[str, Any]:

@@ -29,9 +29,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """None lets the engine choose one."""
     stop_ids: Ids = []
     """An answer ends with one of these; it is the answer's last token."""
-    stops: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=17)] = []
-    """Texts that end an answer: the token that completes one is its last. A client's sixteen, and
-    the end of a tool call."""
+    stops: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=16)] = []
+    """Texts that end an answer: the token that completes one is its last."""
     json_schema: str = ""
     """A JSON schema that the answer meets; empty asks for none."""
     grammar: str = ""

@@ -29,7 +29,10 @@ RUN_AXE = """async (options) => {
   const found = await axe.run(document, options);
   return found.violations.map((one) => [one.id, one.nodes.map((node) => node.html.slice(0, 200))]);
 }"""
-OVERFLOW = """() => {
+OVERFLOW = """async () => {
+  // A chart follows the window some frames later.
+  for (let n = 0; n < 60 && document.documentElement.scrollWidth > innerWidth; n++)
+    await new Promise(requestAnimationFrame);
   const wide = [...document.querySelectorAll("main *")].filter((one) =>
     one.getBoundingClientRect().right > innerWidth + 1 && !one.closest(".scroll, [data-chart]"));
   return [document.documentElement.scrollWidth, wide.slice(0, 3).map((one) =>

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
-from appliance.engine.tool_calls import calls_grammar, parse_answer
+from appliance.engine.tool_calls import calls_grammar, first_call_end, parse_answer
 
 BYTES = LLTokenizer("byte")
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "é"}}\n</tool_call>'
@@ -90,3 +90,29 @@ def test_a_tools_name_breaks_no_grammar(name):
 def test_words_that_no_engine_knows_are_a_wish():
     schema = {"properties": {"a": {"type": "string", "format": "no-such"}, "b": {"not": {}}}}
     assert keeps(calls_grammar({"f": schema}, once=True), call("f", {"a": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (f"I look.\n{CALL}\nmore", len(f"I look.\n{CALL}")),
+        (CALL.replace("é", "</tool_call>"), len(CALL) - 1 + len("</tool_call>")),
+        (CALL.removesuffix("</tool_call>"), None),
+        ("</tool_call> in prose", None),
+        ("<tool_call>" + '{"name": ' * 100_000, None),
+    ],
+)
+def test_the_first_call_ends_where_its_json_does(text, end):
+    assert first_call_end(text) == end
+
+
+def test_a_tag_in_a_string_is_read_back():
+    message = parse_answer(CALL.replace("é", "<tool_call></tool_call>"))
+    (call,) = message["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"a": "<tool_call></tool_call>"}
+
+
+@pytest.mark.parametrize("name", ["naïve", 'a"b', "a\\b", "a\nb", "a\x7fb", "</tool_call>"])
+def test_any_name_can_be_forced(name):
+    grammar = calls_grammar({name: {}}, once=True)
+    assert not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))

@@ -52,7 +52,8 @@ def test_requests_are_answered_beside_ten_thousand_idle_connections(
                 assert idle[-1].recv(1000).startswith(b"HTTP/1.1 200")
             elif number % 10 == 1:
                 idle[-1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost:")
-        wait_until(lambda: num_files(pid) >= files + num_connections)
+        # Of the files that it had before, some may be closed by now.
+        wait_until(lambda: num_files(pid) >= num_connections, 20)
         each_kib = (resident_kib(pid) - memory_kib) / num_connections
         beside_ms = ask_many(client)
         with capsys.disabled():

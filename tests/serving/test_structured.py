@@ -16,8 +16,8 @@ from serving.openai_errors import ApiError
 from serving.structured import (
     SCHEMA_MAX_BYTES,
     require_callable,
-    require_met,
     require_possible,
+    require_schema_met,
 )
 from tests.serving.conftest import ALIAS, Appliance, GatewayProcess, say
 from tests.serving.engine_simulator import EngineSimulator
@@ -227,7 +227,7 @@ def test_a_check_never_holds_the_gateway_up(case: str, caplog: pytest.LogCapture
         await require_possible(text, "response_format", key_id=case)
         beating = asyncio.create_task(beat())
         begun = time.monotonic()
-        await require_met(text, [answer], key_id=case)
+        await require_schema_met(text, [answer], key_id=case)
         beating.cancel()
         return time.monotonic() - begun
 
@@ -246,14 +246,14 @@ def warm_up(tries: int) -> None:
     while tries and time.monotonic() < end:
         try:
             answers = [ULM, '{"city": "Ulm"}']
-            asyncio.run(require_met(json.dumps(CITY), answers, key_id=f"warm-{tries}"))
+            asyncio.run(require_schema_met(json.dumps(CITY), answers, key_id=f"warm-{tries}"))
         except ApiError:
             tries -= 1
     assert not tries
 
 
 def test_answers_are_checked_again_after_one_that_took_for_ever() -> None:
-    asyncio.run(require_met(json.dumps(DOUBLING), ['"x"'], key_id="long"))
+    asyncio.run(require_schema_met(json.dumps(DOUBLING), ['"x"'], key_id="long"))
     warm_up(4)
 
 
@@ -275,7 +275,7 @@ def test_a_schema_that_was_not_judged_in_time_is_judged_again(
 JUDGED: dict[str, Callable[[str, str], Awaitable[None]]] = {
     "a schema": lambda text, key_id: require_possible(text, "text", key_id=key_id),
     "calls": lambda text, key_id: require_callable(text, key_id=key_id),
-    "answers": lambda text, key_id: require_met(text, [ULM], key_id=key_id),
+    "answers": lambda text, key_id: require_schema_met(text, [ULM], key_id=key_id),
 }
 
 

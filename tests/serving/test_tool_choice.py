@@ -132,7 +132,6 @@ def test_an_answer_ends_with_its_first_call_where_one_is_allowed(
         name = answer["id"]
         if route == "responses":
             assert answer["parallel_tool_calls"] is False
-    assert CALL_END in engine.requests[-1].stops
     (turn,) = appliance.turns(name)
     assert turn.finish_reason == "tool_calls"
     assert turn.answer["content"] == "I look."
@@ -141,15 +140,37 @@ def test_an_answer_ends_with_its_first_call_where_one_is_allowed(
     assert turn.answer_ids.count == len(appliance.template.encode_text(f"I look.\n{ULM}"))
 
 
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_calls_tag_in_one_of_its_strings_ends_nothing(
+    gateway: GatewayProcess, key: str, route: str, choice: str
+) -> None:
+    tagged = ULM.replace("Ulm", f"{CALL_END} Ulm")
+    # An engine ends a forced call by itself.
+    text = tagged if choice == "required" else f"{tagged}\n{BONN}"
+    status, _, answer = post(gateway, route, key, ask(route, text, choice, parallel=False))
+    assert (status, calls_of(route, answer)) == (200, ["weather"])
+    assert f"{CALL_END} Ulm" in str(answer)
+
+
 @pytest.mark.parametrize("route", ["chat/completions", "messages"])
-def test_a_clients_stops_leave_room_for_the_calls_end(
+def test_a_clients_stops_do_not_cut_a_forced_call(
     gateway: GatewayProcess, key: str, engine: EngineSimulator, route: str
 ) -> None:
-    stops = [f"#{n}" for n in range(16)]
     name = "stop_sequences" if route == "messages" else "stop"
-    body = {**ask(route, ULM, "auto", parallel=False), name: stops}
-    assert post(gateway, route, key, body)[0] == 200
-    assert engine.requests[-1].stops == [*stops, CALL_END]
+    body = {**ask(route, ULM, "required"), name: ["\n"]}
+    status, _, answer = post(gateway, route, key, body)
+    assert (status, calls_of(route, answer)) == (200, ["weather"])
+    assert engine.requests[-1].stops == []
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_forced_answer_that_is_no_call_is_an_error_of_ours(
+    gateway: GatewayProcess, key: str, route: str
+) -> None:
+    status, _, answer = post(gateway, route, key, ask(route, "It rains.", "required"))
+    assert status == 500
+    assert "no tool call that can be read" in str(answer)
 
 
 BAD: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
