@@ -64,6 +64,15 @@ class ApiError(Exception):
         )
 
 
+def unsupported(param: str, expected: str, got: object, *, at: str = "") -> ApiError:
+    """For what the protocol knows and we do not have; `at` is the place within `param`."""
+    return ApiError(
+        400,
+        f"{at or param}: expected {expected}, got {got!r:.100}; nothing else is supported here",
+        param=param,
+    )
+
+
 def from_espalier(error: EspalierError) -> ApiError:
     """What a client is told of an error of ours. Integrity and policy errors are ours: 500."""
     for family, status, kind in _STATUS:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from appliance.engine.tool_calls import calls_grammar
-from serving.openai_errors import ApiError
+from serving.openai_errors import ApiError, unsupported
 
 _PARAM = "tool_choice"
 
@@ -63,7 +63,7 @@ def from_openai(choice: Any, parallel: bool | None) -> ToolChoice:
     if isinstance(choice, Mapping) and choice.get("type") == "function":
         # Chat puts the name under ``function``; responses puts it beside ``type``.
         return _named(choice.get("function", choice))
-    raise ApiError(400, "'auto', 'none', 'required' or a function, nothing else", param=_PARAM)
+    raise unsupported(_PARAM, "'auto', 'none', 'required' or a function", choice)
 
 
 def from_anthropic(choice: Mapping[str, Any] | None) -> ToolChoice:
@@ -80,13 +80,13 @@ def from_anthropic(choice: Mapping[str, Any] | None) -> ToolChoice:
         return ToolChoice(forced=kind == "any", once=once)
     if kind == "tool":
         return _named(choice)
-    raise ApiError(400, "type 'auto', 'any', 'tool' or 'none', nothing else", param=_PARAM)
+    raise unsupported(_PARAM, "type 'auto', 'any', 'tool' or 'none'", choice)
 
 
 def _named(holder: Any) -> ToolChoice:
     name = holder.get("name") if isinstance(holder, Mapping) else None
     if not isinstance(name, str) or not name:
-        raise ApiError(400, "a tool is named by its name; none is here", param=_PARAM)
+        raise ApiError(400, f"expected the name of a tool, got {name!r:.60}", param=_PARAM)
     return ToolChoice(forced=True, name=name)
 
 
@@ -98,5 +98,6 @@ def _schema_of(tool: Mapping[str, Any], at: int) -> tuple[str, Mapping[str, Any]
         # As OpenAI has it: whoever names no parameters has none.
         schema = {"additionalProperties": False}
     if not isinstance(name, str) or not isinstance(schema, Mapping):
-        raise ApiError(400, f"tools[{at}]: a function with a name and a schema", param="tools")
+        expected = "expected a function with a name and a schema"
+        raise ApiError(400, f"tools[{at}]: {expected}, got {dict(function)!r:.100}", param="tools")
     return name, schema

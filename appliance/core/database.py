@@ -86,7 +86,8 @@ class Database:
     def _turn(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=_BUSY_TIMEOUT_MS / 1000):
             raise UnavailableError(
-                f"the database {self.path} cannot be written: others write to it for too long"
+                f"the database {self.path} cannot be written: others write to it for too long",
+                next_step="try again; espalier doctor says how the disk is",
             )
         try:
             yield

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from policies.redaction import MAX_NESTING, is_too_deep
-from serving.openai.wire import MAX_STOPS, MISSING, MaxTokens, Message, TopP
-from serving.openai_errors import ApiError
+from serving.openai.wire import MAX_STOPS, MaxTokens, Message, TopP
+from serving.openai_errors import ApiError, unsupported
 from serving.reading import decode
 from serving.structured import schema_of
 from serving.tool_choice import ToolChoice, from_anthropic
@@ -81,7 +81,7 @@ class MessagesRequest(Prompt, frozen=True, kw_only=True):
         if wanted is not None and (
             not isinstance(wanted, dict) or wanted.get("type") != "json_schema"
         ):
-            raise ApiError(400, f"format 'json_schema': {MISSING}", param="output_config")
+            raise unsupported("output_config", "a format of type 'json_schema'", wanted)
         return schema_of(wanted, "output_config")
 
 
@@ -115,9 +115,9 @@ def _supported(request: P) -> P:
         if is_too_deep(getattr(request, name)):
             raise ApiError(400, f"nested deeper than {MAX_NESTING} levels", param=name)
     if (request.thinking or {}).get("type", "disabled") not in ("disabled", "adaptive"):
-        raise ApiError(400, f"type 'disabled' or 'adaptive': {MISSING}", param="thinking")
+        raise unsupported("thinking", "type 'disabled' or 'adaptive'", request.thinking)
     if (request.output_config or {}).get("effort") is not None:
-        raise ApiError(400, f"effort absent: {MISSING}", param="output_config")
+        raise unsupported("output_config", "no effort", request.output_config)
     if request.messages[-1].get("role") == "assistant":
         raise ApiError(
             400, "the last message must not be the assistant's: an answer begins anew here",
@@ -153,12 +153,8 @@ def _chat(message: Message, index: int) -> list[Message]:
             identity = block.get("tool_use_id")
             results.append({"role": "tool", "tool_call_id": identity, "content": said})
         else:
-            raise ApiError(
-                400,
-                f"{where}: blocks 'text', 'tool_use' (assistant) and 'tool_result' (user), "
-                f"got {str(kind)[:60]!r}: {MISSING}",
-                param="messages",
-            )
+            known = "'text', 'tool_use' (assistant) or 'tool_result' (user)"
+            raise unsupported("messages", f"a block of type {known}", kind, at=where)
     if calls:
         text = _text(texts, where) or None
         return [{"role": role, "content": text, "tool_calls": calls}]
@@ -183,10 +179,9 @@ def _call(block: dict[str, Any]) -> dict[str, Any]:
 
 def _tool(tool: dict[str, Any], index: int) -> dict[str, Any]:
     if tool.get("type") not in (None, "custom") or not isinstance(tool.get("name"), str):
-        raise ApiError(
-            400, f"tools[{index}]: a tool of the client's own, with a name: {MISSING}",
-            param="tools",
-        )  # fmt: skip
+        raise unsupported(
+            "tools", "a tool of the client's own, with a name", tool, at=f"tools[{index}]"
+        )
     function = {
         "name": tool["name"],
         "description": tool.get("description"),

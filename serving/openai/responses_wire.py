@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from policies.redaction import MAX_NESTING, is_too_deep
-from serving.openai.wire import MISSING, Describing, MaxTokens, Message, Temperature, TopP
-from serving.openai_errors import ApiError
+from serving.openai.wire import Describing, MaxTokens, Message, Temperature, TopP
+from serving.openai_errors import ApiError, unsupported
 from serving.reading import decode
 from serving.structured import schema_of
 from serving.tool_choice import ToolChoice, from_openai
@@ -106,11 +106,11 @@ def parse_response(body: bytes) -> ResponseRequest:
         if is_too_deep(getattr(request, name)):
             raise ApiError(400, f"{name}: nested deeper than {MAX_NESTING} levels", param=name)
     if request.truncation not in (None, "disabled"):
-        raise ApiError(400, f"truncation 'disabled': {MISSING}", param="truncation")
+        raise unsupported("truncation", "'disabled'", request.truncation)
     if (request.reasoning or {}).get("effort") not in (None, "none"):
-        raise ApiError(400, f"reasoning.effort 'none': {MISSING}", param="reasoning")
+        raise unsupported("reasoning", "effort 'none'", request.reasoning)
     if left := set(request.include or ()) - {LOGPROBS, _ENCRYPTED}:
-        raise ApiError(400, f"include {LOGPROBS!r}, got {sorted(left)}: {MISSING}", param="include")
+        raise unsupported("include", repr(LOGPROBS), sorted(left))
     if request.top_logprobs and not request.wants_logprobs:
         raise ApiError(400, f"top_logprobs needs include: [{LOGPROBS!r}]", param="top_logprobs")
     return request
@@ -131,12 +131,8 @@ def _add(messages: list[Message], item: Message, index: int) -> None:
         content = _text(item.get("output"), index)
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
     else:
-        raise ApiError(
-            400,
-            f"input[{index}]: type 'message', 'function_call' or 'function_call_output', "
-            f"got {str(kind)[:60]!r}: {MISSING}",
-            param="input",
-        )
+        known = "'message', 'function_call' or 'function_call_output'"
+        raise unsupported("input", f"type {known}", kind, at=f"input[{index}]")
 
 
 def _text(content: Any, index: int) -> str:
@@ -151,9 +147,7 @@ def _text(content: Any, index: int) -> str:
 
 def _tool(tool: dict[str, Any], index: int) -> dict[str, Any]:
     if tool.get("type") != "function" or not isinstance(tool.get("name"), str):
-        raise ApiError(
-            400, f"tools[{index}]: a tool of type 'function' with a name: {MISSING}", param="tools"
-        )
+        raise unsupported("tools", "type 'function' with a name", tool, at=f"tools[{index}]")
     names = ("name", "description", "parameters")
     function = {name: tool[name] for name in names if tool.get(name) is not None}
     return {"type": "function", "function": function}

@@ -11,14 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from policies.redaction import MAX_NESTING, is_too_deep
-from serving.openai_errors import ApiError
+from serving.openai_errors import ApiError, unsupported
 from serving.reading import decode
 from serving.structured import schema_of
 from serving.tool_choice import ToolChoice, from_openai
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
-MISSING = "nothing else is supported here"
 
 Message = dict[str, Any]
 MaxTokens = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -152,9 +151,9 @@ def parse_chat(body: bytes) -> ChatRequest:
     if request.functions:
         raise ApiError(400, "functions: use tools instead", param="functions")
     if request.reasoning_effort not in (None, "none"):
-        raise ApiError(400, f"reasoning_effort 'none': {MISSING}", param="reasoning_effort")
+        raise unsupported("reasoning_effort", "'none'", request.reasoning_effort)
     if request.modalities and request.modalities != ["text"]:
-        raise ApiError(400, f"modalities ['text']: {MISSING}", param="modalities")
+        raise unsupported("modalities", "['text']", request.modalities)
     return request
 
 
@@ -167,17 +166,17 @@ def parse_completion(body: bytes) -> CompletionRequest:
     request = decode(_completion, body)
     _require_supported(request)
     if request.echo:
-        raise ApiError(400, f"echo false: {MISSING}", param="echo")
+        raise unsupported("echo", "false", request.echo)
     if request.suffix:
-        raise ApiError(400, f"suffix empty: {MISSING}", param="suffix")
+        raise unsupported("suffix", "none", request.suffix)
     if request.best_of not in (None, 1, request.n):
-        raise ApiError(400, f"best_of equal to n: {MISSING}", param="best_of")
+        raise unsupported("best_of", f"n ({request.n})", request.best_of)
     return request
 
 
 def _require_supported(request: Common) -> None:
     for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
         if getattr(request, name):
-            raise ApiError(400, f"{name} 0 or empty: {MISSING}", param=name)
+            raise unsupported(name, "0 or nothing", getattr(request, name))
     if "" in request.stops:
         raise ApiError(400, "a stop string must not be empty", param="stop")

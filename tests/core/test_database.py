@@ -177,3 +177,24 @@ def test_what_was_committed_survives_kill_9(database: Database) -> None:
     claimed = _claimed(database)
     assert claimed == list(range(len(claimed)))
     assert len(claimed) >= len(lines)
+
+
+def test_threads_of_one_process_take_turns_before_sqlite(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.core.database._BUSY_TIMEOUT_MS", 50)
+    told: list[str] = []
+
+    def write() -> None:
+        try:
+            _claim(database, 1)
+        except UnavailableError as error:
+            told.append(error.message)
+
+    with database.write():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(20)
+    assert ["others write to it for too long" in one for one in told] == [True]
+    write()
+    assert (len(told), _claimed(database)) == (1, [1])

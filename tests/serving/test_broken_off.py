@@ -12,6 +12,8 @@ from unittest.mock import AsyncMock
 import openai
 import pytest
 
+from appliance.core.digests import digest_bytes
+from appliance.core.errors import NotFoundError
 from appliance.core.records import Turn
 from appliance.engine.wire import Generate, Line
 from serving.answers import Answer
@@ -26,6 +28,7 @@ from tests.serving.asking import wait_until
 from tests.serving.conftest import ALIAS, Appliance, GatewayProcess, say
 
 TEXT = "all of it"
+ADAPTER = digest_bytes(b"an adapter")
 
 
 class Ingest:
@@ -140,6 +143,19 @@ def test_an_error_that_nobody_thought_of_is_told_and_logged(appliance: Appliance
     (turn,) = case.ingest.turns
     assert (turn.finish_reason, turn.answer["content"]) == ("error", TEXT)
     assert case.counts.failed == 1
+
+
+def test_a_version_that_is_lost_twice_is_no_model_that_the_client_got_wrong(
+    appliance: Appliance,
+) -> None:
+    case = Case(appliance, NotFoundError("the engine was started anew"))
+    case.engine = Engine([], case.engine._error)
+    case.exchange.adapter = ADAPTER
+    with pytest.raises(ApiError, match="started anew") as refusal:
+        asyncio.run(case.answer())
+    assert (refusal.value.status, case.engine.asked) == (503, 2)
+    case.versions.load_again.assert_awaited_once_with(ADAPTER, refused="")
+    assert case.settled == [(0, 0)]
 
 
 def test_a_kill_while_the_tap_waits_is_logged_once(appliance: Appliance) -> None:

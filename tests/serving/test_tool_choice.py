@@ -175,14 +175,18 @@ def test_a_forced_answer_that_is_no_call_is_an_error_of_ours(
 
 BAD: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
     "another tool": (lambda route: ask(route, "x", "radar"), "no tool 'radar'"),
+    "two of one name": (
+        lambda route: ask(route, "x", "required", names=("weather", "weather")),
+        "the same name",
+    ),
     "no tool": (lambda route: ask(route, "x", "required", names=()), "no tool at all"),
     "a choice of another kind": (
         lambda route: {**ask(route, "x", "auto"), "tool_choice": {"type": "allowed_tools"}},
-        "nothing else",
+        "nothing else is supported here",
     ),
     "a tool without a name": (
         lambda route: {**ask(route, "x", "auto"), "tool_choice": NAMELESS[route]},
-        "named by its name",
+        "expected the name of a tool",
     ),
     "a schema that nothing meets": (
         lambda route: ask(
